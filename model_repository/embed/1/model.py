@@ -1,0 +1,19 @@
+"""`embed`: see model_repository/README.md. Wiring only."""
+
+from typing import Any
+
+from python_backends.runtime.embedding import EmbeddingModel
+from python_backends.runtime.settings import embedding_settings, repository_of
+
+
+class TritonPythonModel:
+    def initialize(self, args: dict[str, str]) -> None:
+        self._model = EmbeddingModel(embedding_settings(repository_of(args)))
+        self._model.start()
+
+    def execute(self, requests: list[Any]) -> None:
+        for request in requests:
+            self._model.execute(request)
+
+    def finalize(self) -> None:
+        self._model.stop()

@@ -1,0 +1,1 @@
+"""Texts → vectors: batching and pooling around an encoder model."""

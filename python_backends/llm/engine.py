@@ -1,0 +1,83 @@
+"""The engine port: what the `vllm` model asks of whatever generates tokens."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from python_backends.messages import FinishReason, Plan, Timings, TokenLogprob
+
+
+class EngineError(Exception):
+    """The engine refused or failed one request. `code`: a word of docs/api.md; `status`: the HTTP status it means."""
+
+    def __init__(self, message: str, *, code: str = "engine_error", status: int = 500) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code
+        self.status = status
+
+
+class EngineUnavailableError(EngineError):
+    """The engine is dead or stopping: nothing that is sent to it will be answered."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, code="engine_unavailable", status=503)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineRequest:
+    """`id` is unique among all requests that this process ever saw."""
+
+    id: str
+    input_ids: Sequence[int]
+    plan: Plan
+
+
+@dataclass(slots=True)
+class EngineOutput:
+    """What one choice gained since the last output: new token ids and their text, each piece once.
+
+    `finish` is set on the last output of the choice, `last` on the last of the request, with `cached_tokens` and
+    `timings`.
+    """
+
+    index: int
+    token_ids: list[int]
+    text: str
+    logprobs: list[TokenLogprob] | None = None
+    prompt_logprobs: list[TokenLogprob | None] | None = None
+    finish: FinishReason | None = None
+    last: bool = False
+    cached_tokens: int = 0
+    timings: Timings | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineState:
+    """`steps` and `tokens` count since the start; gauges are of the engine's last step."""
+
+    engine: str
+    version: str
+    model: str
+    max_model_len: int
+    running: int = 0
+    waiting: int = 0
+    kv_usage: float = 0.0
+    kv_tokens: int = 0
+    steps: int = 0
+    tokens: int = 0
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Engine(Protocol):
+    """All methods run on one event loop. Closing the iterator of `generate` ends that request in the engine."""
+
+    async def start(self) -> None: ...
+
+    def generate(self, request: EngineRequest) -> AsyncIterator[EngineOutput]:
+        """Stream one request. Raises EngineError."""
+        ...
+
+    def state(self) -> EngineState: ...
+
+    async def stop(self) -> None: ...

@@ -1,0 +1,186 @@
+"""What crosses a process boundary between the Triton models, as JSON in BYTES tensors.
+
+    preprocess ── Plan ──▶ vllm ── Event ──▶ postprocess ── Delta ──▶ gateway, or a direct Triton client
+
+Ensembles allow no tensor to skip the decoupled step (it would join two streams), so everything that `postprocess`
+needs of the plan rides on the first event of a stream.
+"""
+
+from typing import Literal
+
+import msgspec
+
+FinishReason = Literal["stop", "length", "abort", "error"]
+Kind = Literal["chat", "completion"]
+
+
+class _Wire(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """A message; defaults are left out on the wire, unknown members are ignored by older readers."""
+
+
+class Sampling(_Wire, frozen=True):
+    """How to pick tokens. Names and meanings are vLLM's SamplingParams'."""
+
+    max_tokens: int
+    n: int = 1
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    seed: int | None = None
+    min_tokens: int = 0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: dict[int, float] | None = None
+    ignore_eos: bool = False
+    stop: list[str] = []
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+
+
+class Constraint(_Wire, frozen=True):
+    """What the answer must match; exactly one member is set."""
+
+    json_schema: str | None = None
+    json_object: bool = False
+    regex: str | None = None
+    grammar: str | None = None
+    choice: list[str] | None = None
+
+
+class Adapter(_Wire, frozen=True):
+    """A LoRA adapter: `path` is a directory that the engine can read, `id` its number in the engine (> 0)."""
+
+    name: str
+    id: int
+    path: str
+
+
+class Postprocessing(_Wire, frozen=True):
+    """What `postprocess` must know of the request.
+
+    `echo`: the prompt's text, to stand before each choice, and `echo_first` that of its first token; with `echo_only`
+    nothing follows it. Stop strings count from the token after `min_tokens`, as in the engine.
+    """
+
+    kind: Kind = "chat"
+    stop: list[str] = []
+    min_tokens: int = 0
+    logprobs: bool = False
+    top_logprobs: int = 0
+    echo: str | None = None
+    echo_first: str = ""
+    echo_only: bool = False
+
+
+class Script(_Wire, frozen=True):
+    """Orders to the scripted engine, from the request parameters of the same names (`script_…`).
+
+    Delays are before each token, and before the first; `…_at` is the number of the token (from 0) in whose place the
+    engine raises an error, stays silent for ever, or ends its process.
+    """
+
+    delay_ms: float = 0.0
+    first_delay_ms: float = 0.0
+    fail_at: int | None = None
+    hang_at: int | None = None
+    crash_at: int | None = None
+
+
+class Plan(_Wire, frozen=True):
+    """All the engine must know of a request but its token ids.
+
+    `priority`: 0 is the most urgent. `deadline_ms`: milliseconds from the arrival at Triton until nobody waits any
+    more. `traceparent`: W3C trace context. `scripted`: orders to the scripted engine, ignored by others.
+    """
+
+    sampling: Sampling
+    post: Postprocessing = Postprocessing()
+    constraint: Constraint | None = None
+    adapter: Adapter | None = None
+    priority: int = 0
+    deadline_ms: int | None = None
+    traceparent: str | None = None
+    scripted: Script | None = None
+
+
+class Control(_Wire, frozen=True):
+    """A request to the engine itself instead of a generation: the `plan` tensor holds this, `input_ids` is absent."""
+
+    control: Literal["abort", "stats"]
+    ids: list[str] = []
+
+
+class TopLogprob(_Wire, frozen=True):
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class TokenLogprob(_Wire, frozen=True):
+    """The chosen token and the likeliest ones beside it, in OpenAI's shape; natural logarithms."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+    top: list[TopLogprob] = []
+
+
+class Tokens(_Wire, frozen=True):
+    """Exact counts of one Triton request; `completion` is the sum over its choices."""
+
+    prompt: int
+    completion: int
+    cached: int = 0
+
+
+class Timings(_Wire, frozen=True):
+    """Where the engine spent the time, in milliseconds, and how often the request was preempted."""
+
+    queued: float = 0.0
+    prefill: float = 0.0
+    decode: float = 0.0
+    preemptions: int = 0
+
+
+class Event(_Wire, frozen=True):
+    """Rides beside `token_ids` and `text` of one engine response.
+
+    `stream` is unique within the engine process. `post` comes on the first event of a stream, `finish` on the last of
+    each choice, `usage` and `timings` on the last of all. `prompt_logprobs[0]` is None (nothing precedes it).
+    """
+
+    stream: int
+    index: int = 0
+    post: Postprocessing | None = None
+    logprobs: list[TokenLogprob] | None = None
+    prompt_logprobs: list[TokenLogprob | None] | None = None
+    finish: FinishReason | None = None
+    usage: Tokens | None = None
+    timings: Timings | None = None
+
+
+class Delta(_Wire, frozen=True):
+    """One output of the `chat` ensemble.
+
+    `choice` is one element of an OpenAI chunk's `choices`, ready to be sent. `tokens` says how many engine tokens it
+    stands for (folded together under load). `usage` and `timings` mark the last delta of the request.
+    """
+
+    choice: msgspec.Raw
+    tokens: int = 0
+    usage: Tokens | None = None
+    timings: Timings | None = None
+
+
+class ErrorBody(_Wire, frozen=True):
+    """The message of every Triton error that our models raise, as JSON: OpenAI's error object.
+
+    Triton prefixes it within ensembles (`in ensemble 'chat', {…}`).
+    """
+
+    message: str
+    type: str
+    code: str
+    param: str | None = None

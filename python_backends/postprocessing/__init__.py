@@ -1,0 +1,1 @@
+"""Token stream → OpenAI deltas. Pure: no Triton, no engine."""

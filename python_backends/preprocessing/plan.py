@@ -1,0 +1,140 @@
+"""A request → token ids and the plan that tells the engine what to do with them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from python_backends.messages import Plan, Postprocessing, Sampling, Script
+from python_backends.preprocessing.errors import RequestError
+from python_backends.preprocessing.parsing import parse_generation
+from python_backends.preprocessing.prompts import PromptBuilder, completion_budget
+from python_backends.preprocessing.schema import ChatRequest, GenerationRequest
+
+DEFAULT_PRIORITY = 0
+_SCRIPT_PREFIX = "script_"
+
+
+@dataclass(frozen=True)
+class Planned:
+    input_ids: list[int]
+    plan: Plan
+
+
+class Planner:
+    """Plans for one model. `max_model_len`: tokens of prompt and answer together."""
+
+    def __init__(self, prompts: PromptBuilder, max_model_len: int) -> None:
+        self._prompts = prompts
+        self._max_model_len = max_model_len
+
+    def plan(self, body: bytes, input_ids: Sequence[int] | None, parameters: Mapping[str, Any]) -> Planned:
+        """Check `body` (JSON) and plan it; `input_ids`, when given, are the prompt. Raises RequestError."""
+        request = parse_generation(body, pretokenized=input_ids is not None)
+        ids = self._prompt(request) if input_ids is None else list(input_ids)
+        if not ids:
+            raise RequestError("input_ids is empty: send at least one token", param="input_ids")
+        budget = completion_budget(request.token_limit, len(ids), self._max_model_len)
+        return Planned(input_ids=ids, plan=self._plan(request, ids, budget, parameters))
+
+    def _prompt(self, request: GenerationRequest) -> list[int]:
+        prompts = self._prompts.build(request)
+        if len(prompts) != 1:
+            raise RequestError("one prompt a Triton request: send the others on their own", param="prompt")
+        return prompts[0]
+
+    def _plan(self, request: GenerationRequest, ids: list[int], budget: int, parameters: Mapping[str, Any]) -> Plan:
+        return Plan(
+            sampling=_sampling(request, budget),
+            post=self._post(request, ids),
+            priority=_integer(parameters, "priority", DEFAULT_PRIORITY),
+            deadline_ms=_integer(parameters, "deadline_ms", None),
+            traceparent=_text(parameters, "traceparent"),
+            scripted=_script(parameters),
+        )
+
+    def _post(self, request: GenerationRequest, ids: list[int]) -> Postprocessing:
+        stops = request.stop_strings
+        least = request.min_tokens or 0
+        if isinstance(request, ChatRequest):
+            return Postprocessing(
+                kind="chat",
+                stop=stops,
+                min_tokens=least,
+                logprobs=bool(request.logprobs),
+                top_logprobs=request.top_logprobs or 0,
+            )
+        return Postprocessing(
+            kind="completion",
+            stop=stops,
+            min_tokens=least,
+            logprobs=request.logprobs is not None,
+            top_logprobs=request.logprobs or 0,
+            echo=self._text(ids) if request.echo else None,
+            echo_first=self._text(ids[:1]) if request.echo else "",
+            echo_only=request.max_tokens == 0,
+        )
+
+    def _text(self, ids: list[int]) -> str:
+        return self._prompts.tokenizer.decode(ids, skip_special_tokens=False)
+
+
+def _sampling(request: GenerationRequest, budget: int) -> Sampling:
+    """OpenAI's defaults where the request is silent. An echo without an answer still takes one engine step."""
+    given = {name: value for name in _SAME_NAME if (value := getattr(request, name)) is not None}
+    logprobs = _wanted_logprobs(request)
+    echoes = not isinstance(request, ChatRequest) and bool(request.echo)
+    return Sampling(
+        max_tokens=max(budget, 1),
+        stop=request.stop_strings,
+        logit_bias={int(token): bias for token, bias in (request.logit_bias or {}).items()} or None,
+        logprobs=logprobs,
+        prompt_logprobs=logprobs if echoes else None,
+        **given,
+    )
+
+
+_SAME_NAME = (
+    "n",
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "seed",
+    "min_tokens",
+    "presence_penalty",
+    "frequency_penalty",
+    "repetition_penalty",
+    "ignore_eos",
+)
+
+
+def _wanted_logprobs(request: GenerationRequest) -> int | None:
+    if isinstance(request, ChatRequest):
+        return (request.top_logprobs or 0) if request.logprobs else None
+    return request.logprobs
+
+
+def _script(parameters: Mapping[str, Any]) -> Script | None:
+    orders = {name.removeprefix(_SCRIPT_PREFIX): v for name, v in parameters.items() if name.startswith(_SCRIPT_PREFIX)}
+    if not orders:
+        return None
+    try:
+        return msgspec.convert(orders, Script)
+    except msgspec.ValidationError as error:
+        raise RequestError(f"script_…: {error}", param="parameters", code="invalid_parameter") from error
+
+
+def _integer(parameters: Mapping[str, Any], name: str, default: int | None) -> Any:
+    value = parameters.get(name, default)
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+        raise RequestError(f"the request parameter {name} must be an integer", param=name, code="invalid_type")
+    return value
+
+
+def _text(parameters: Mapping[str, Any], name: str) -> str | None:
+    value = parameters.get(name)
+    if value is not None and not isinstance(value, str):
+        raise RequestError(f"the request parameter {name} must be a string", param=name, code="invalid_type")
+    return value

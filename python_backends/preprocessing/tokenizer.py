@@ -1,0 +1,40 @@
+"""The model's own tokenizer, straight from its tokenizer.json."""
+
+from pathlib import Path
+
+import tokenizers
+
+
+class TextTokenizer:
+    """Text ↔ token ids. Thread-safe; `encode` releases the GIL, so long texts belong in a thread."""
+
+    def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        self._tokenizer = tokenizer
+
+    @classmethod
+    def from_dir(cls, model_dir: Path) -> "TextTokenizer":
+        return cls(tokenizers.Tokenizer.from_file(str(model_dir / "tokenizer.json")))
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids, added tokens included: valid ids are 0 … vocab_size - 1."""
+        return self._tokenizer.get_vocab_size(with_added_tokens=True)
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
+        return ids
+
+    def encode_many(self, texts: list[str], *, add_special_tokens: bool = True) -> list[list[int]]:
+        encodings = self._tokenizer.encode_batch(texts, add_special_tokens=add_special_tokens)
+        return [encoding.ids for encoding in encodings]
+
+    def decode(self, ids: list[int], *, skip_special_tokens: bool = True) -> str:
+        text: str = self._tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
+        return text
+
+    def token_text(self, token_id: int) -> str | None:
+        """The token as the vocabulary writes it, or None for an id outside it."""
+        token: str | None = self._tokenizer.id_to_token(token_id)
+        return token

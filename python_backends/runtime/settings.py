@@ -1,0 +1,74 @@
+"""Where the models are and how the engine runs: `1/engine.json`, overridden by `TRIREME_*`.
+
+| variable | meaning |
+|---|---|
+| `TRIREME_MODEL_DIR` | directory of the generation model (config.json, tokenizer.json, *.safetensors) |
+| `TRIREME_ENGINE` | `vllm` or `scripted` |
+| `TRIREME_ENGINE_ARGS` | JSON object: vLLM AsyncEngineArgs that override engine.json's `args` |
+| `TRIREME_EMBEDDING_MODEL_DIR`, `TRIREME_EMBEDDING_ARGS` | the same for the embedding model |
+| `TRIREME_METRICS_INTERVAL_MS` | milliseconds between copies of vLLM's metrics into Triton's |
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ENGINES = ("vllm", "scripted")
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """`arguments` always has `model`. `metrics_interval`: seconds."""
+
+    engine: str
+    model_dir: Path
+    arguments: Mapping[str, Any]
+    max_model_len: int
+    metrics_interval: float
+
+
+def generation_settings(repository: Path, environment: Mapping[str, str] = os.environ) -> EngineSettings:
+    """Settings of the `vllm` model, also for `preprocess`, which must know the same context length.
+
+    `repository`: the model repository. Raises ValueError for what cannot work.
+    """
+    return _settings(repository / "vllm" / "1" / "engine.json", environment, "TRIREME_MODEL_DIR", "TRIREME_ENGINE_ARGS")
+
+
+def embedding_settings(repository: Path, environment: Mapping[str, str] = os.environ) -> EngineSettings:
+    """Settings of the `embed` model. Raises ValueError for what cannot work."""
+    file = repository / "embed" / "1" / "engine.json"
+    return _settings(file, environment, "TRIREME_EMBEDDING_MODEL_DIR", "TRIREME_EMBEDDING_ARGS")
+
+
+def _settings(file: Path, environment: Mapping[str, str], directory: str, arguments: str) -> EngineSettings:
+    declared = json.loads(file.read_text("utf-8"))
+    engine = environment.get("TRIREME_ENGINE", declared.get("engine", "vllm"))
+    if engine not in ENGINES:
+        raise ValueError(f"TRIREME_ENGINE is {engine!r}: use one of {', '.join(ENGINES)}")
+    overrides = json.loads(environment.get(arguments) or "{}")
+    merged = {**declared.get("args", {}), **overrides}
+    model = environment.get(directory) or merged.get("model")
+    if not model:
+        raise ValueError(f"no model: set {directory}, or args.model in {file}")
+    merged["model"] = str(model)
+    return EngineSettings(
+        engine=engine,
+        model_dir=Path(model),
+        arguments=merged,
+        max_model_len=int(merged.get("max_model_len") or _context_length(Path(model))),
+        metrics_interval=float(environment.get("TRIREME_METRICS_INTERVAL_MS", "2000")) / 1000,
+    )
+
+
+def _context_length(model_dir: Path) -> int:
+    config = json.loads((model_dir / "config.json").read_text("utf-8"))
+    return int(config["max_position_embeddings"])
+
+
+def repository_of(args: Mapping[str, str]) -> Path:
+    """The model repository, from what Triton hands to `initialize` (the model's own directory)."""
+    return Path(args["model_repository"]).parent
