@@ -149,8 +149,10 @@ class EngineHost:
                 elif timer is None:
                     timer = self._loop.call_later(wait, flush)
         finally:
+            # However it ended: what was generated goes out, and counts, before the ending does.
             if timer is not None:
                 timer.cancel()
+                flush()
 
 
 class _Stream:
