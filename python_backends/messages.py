@@ -144,11 +144,25 @@ class Timings(_Wire, frozen=True):
     preemptions: int = 0
 
 
+class ErrorBody(_Wire, frozen=True):
+    """The message of every Triton error that our models raise, as JSON: OpenAI's error object.
+
+    Triton prefixes it within ensembles (`in ensemble 'chat', {…}`).
+    """
+
+    message: str
+    type: str
+    code: str
+    param: str | None = None
+
+
 class Event(_Wire, frozen=True):
     """Rides beside `token_ids` and `text` of one engine response.
 
     `stream` is unique within the engine process. `post` comes on the first event of a stream, `finish` on the last of
     each choice, `usage` and `timings` on the last of all. `prompt_logprobs[0]` is None (nothing precedes it).
+    `error` ends a stream that had begun: an ensemble answers an error of its engine step at once, ahead of the tokens
+    that `postprocess` still has to write, so that it must come through there.
     """
 
     stream: int
@@ -159,6 +173,7 @@ class Event(_Wire, frozen=True):
     finish: FinishReason | None = None
     usage: Tokens | None = None
     timings: Timings | None = None
+    error: ErrorBody | None = None
 
 
 class Delta(_Wire, frozen=True):
@@ -172,15 +187,3 @@ class Delta(_Wire, frozen=True):
     tokens: int = 0
     usage: Tokens | None = None
     timings: Timings | None = None
-
-
-class ErrorBody(_Wire, frozen=True):
-    """The message of every Triton error that our models raise, as JSON: OpenAI's error object.
-
-    Triton prefixes it within ensembles (`in ensemble 'chat', {…}`).
-    """
-
-    message: str
-    type: str
-    code: str
-    param: str | None = None

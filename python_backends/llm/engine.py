@@ -4,7 +4,9 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from python_backends.messages import FinishReason, Plan, Timings, TokenLogprob
+from python_backends.messages import ErrorBody, FinishReason, Plan, Timings, TokenLogprob
+
+_SERVER_ERROR = 500
 
 
 class EngineError(Exception):
@@ -15,6 +17,11 @@ class EngineError(Exception):
         self.message = message
         self.code = code
         self.status = status
+
+    @property
+    def body(self) -> ErrorBody:
+        kind = "invalid_request_error" if self.status < _SERVER_ERROR else "server_error"
+        return ErrorBody(message=self.message, type=kind, code=self.code)
 
 
 class EngineUnavailableError(EngineError):

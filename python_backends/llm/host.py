@@ -209,9 +209,14 @@ class _Stream:
             self._reply.send([], "", event, final=last)
 
     def fail(self, error: EngineError) -> None:
-        if not self._ended:
-            self._ended = True
+        """A Triton error while nothing was sent; afterwards an event, which keeps its place behind the tokens."""
+        if self._ended:
+            return
+        self._ended = True
+        if self._post is not None:
             self._reply.fail(error)
+        else:
+            self._reply.send([], "", Event(stream=self._number, error=error.body), final=True)
 
     def _take_post(self) -> Postprocessing | None:
         post, self._post = self._post, None

@@ -6,11 +6,19 @@ from dataclasses import dataclass
 
 import msgspec
 
-from python_backends.messages import Delta, Event, Postprocessing, Tokens
+from python_backends.messages import Delta, ErrorBody, Event, Postprocessing, Tokens
 from python_backends.postprocessing.choices import Choice
 
 IDLE_SECONDS = 3600.0
 SWEEP_EVERY = 10_000
+
+
+class StreamError(Exception):
+    """The engine ended the stream with an error."""
+
+    def __init__(self, body: ErrorBody) -> None:
+        super().__init__(body.message)
+        self.body = body
 
 
 @dataclass(slots=True)
@@ -37,8 +45,11 @@ class DeltaWriter:
         return len(self._streams)
 
     def write(self, token_count: int, text: bytes, event_json: bytes) -> bytes:
-        """One engine response as one Delta (JSON)."""
+        """One engine response as one Delta (JSON). Raises StreamError where the stream ends with an error."""
         event = self._decoder.decode(event_json)
+        if event.error is not None:
+            self._streams.pop(event.stream, None)
+            raise StreamError(event.error)
         now = self._clock()
         self._sweep(now)
         stream = self._stream(event, now)

@@ -11,27 +11,25 @@ from python_backends.preprocessing.errors import RequestError
 
 _BAD_REQUEST = 400
 _NOT_FOUND = 404
-_SERVER_ERROR = 500
 _UNAVAILABLE = 503
 
 
 def request_error(error: RequestError) -> Any:
     """An InferenceResponse with INVALID_ARG."""
     body = ErrorBody(message=error.message, type="invalid_request_error", code=error.code, param=error.param)
-    return _response(body, pb_utils.TritonError.INVALID_ARG)
+    return error_response(body, pb_utils.TritonError.INVALID_ARG)
 
 
 def engine_error(error: EngineError) -> Any:
     """An InferenceResponse with the Triton code that means what `error.status` means."""
-    kind = "invalid_request_error" if error.status < _SERVER_ERROR else "server_error"
     codes = {
         _BAD_REQUEST: pb_utils.TritonError.INVALID_ARG,
         _NOT_FOUND: pb_utils.TritonError.NOT_FOUND,
         _UNAVAILABLE: pb_utils.TritonError.UNAVAILABLE,
     }
-    body = ErrorBody(message=error.message, type=kind, code=error.code)
-    return _response(body, codes.get(error.status, pb_utils.TritonError.INTERNAL))
+    return error_response(error.body, codes.get(error.status, pb_utils.TritonError.INTERNAL))
 
 
-def _response(body: ErrorBody, code: Any) -> Any:
+def error_response(body: ErrorBody, code: Any) -> Any:
+    """An InferenceResponse with the error object as its message."""
     return pb_utils.InferenceResponse(error=pb_utils.TritonError(msgspec.json.encode(body).decode(), code))

@@ -129,10 +129,20 @@ def test_a_failing_engine_fails_that_request_only(host: EngineHost) -> None:
     reply, other = Recorder(), Recorder()
     host.submit("a", [1], plan(9, script=Script(fail_at=3)), reply)
     host.submit("b", [1], plan(9), other)
-    error = reply.end()
+    assert reply.end() is None
+    error = reply.sent[-1][2].error
     assert error is not None and error.code == "scripted_failure"
+    assert len(reply.ids) == 3, "what was generated before goes out before"
     assert other.end() is None
     assert len(other.ids) == 9
+
+
+def test_a_failure_before_the_first_token_fails_the_request_itself(host: EngineHost) -> None:
+    reply = Recorder()
+    host.submit("a", [1], plan(9, script=Script(fail_at=0)), reply)
+    error = reply.end()
+    assert error is not None and error.code == "scripted_failure"
+    assert reply.sent == []
 
 
 def test_stopping_ends_what_runs() -> None:

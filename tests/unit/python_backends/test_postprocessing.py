@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from python_backends.messages import Event, Postprocessing, TokenLogprob, Tokens, TopLogprob
+from python_backends.messages import ErrorBody, Event, Postprocessing, TokenLogprob, Tokens, TopLogprob
 from python_backends.postprocessing.stops import StopCutter
-from python_backends.postprocessing.stream import IDLE_SECONDS, SWEEP_EVERY, DeltaWriter
+from python_backends.postprocessing.stream import IDLE_SECONDS, SWEEP_EVERY, DeltaWriter, StreamError
 
 
 def write(writer: DeltaWriter, text: bytes, event: Event, tokens: int = 1) -> dict[str, Any]:
@@ -164,6 +164,16 @@ def test_a_stream_that_never_ended_is_forgotten() -> None:
     for _ in range(SWEEP_EVERY):
         write(writer, b"y", Event(stream=2, post=Postprocessing()))
     assert len(writer) == 1
+
+
+def test_an_error_event_ends_its_stream() -> None:
+    writer = DeltaWriter()
+    write(writer, b"x", Event(stream=1, post=Postprocessing()))
+    body = ErrorBody(message="boom", type="server_error", code="engine_error")
+    with pytest.raises(StreamError) as caught:
+        write(writer, b"", Event(stream=1, error=body))
+    assert caught.value.body == body
+    assert len(writer) == 0
 
 
 @pytest.mark.parametrize("finish", ["stop", "length", "abort"])
