@@ -1,8 +1,8 @@
 """The engine port: what the `vllm` model asks of whatever generates tokens."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 from python_backends.messages import ErrorBody, FinishReason, Plan, Timings, TokenLogprob
 
@@ -61,19 +61,22 @@ class EngineOutput:
 
 @dataclass(frozen=True, slots=True)
 class EngineState:
-    """`steps` and `tokens` count since the start; gauges are of the engine's last step."""
+    """`steps` and `tokens` count since the start; `running`, `waiting` and `kv_usage` are of the engine's last step.
+
+    `in_flight` is of this moment: requests that have been submitted and not ended.
+    """
 
     engine: str
     version: str
     model: str
     max_model_len: int
+    in_flight: int = 0
     running: int = 0
     waiting: int = 0
     kv_usage: float = 0.0
     kv_tokens: int = 0
     steps: int = 0
     tokens: int = 0
-    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Engine(Protocol):

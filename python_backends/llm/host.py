@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from python_backends.llm.chunking import Chunking, Folder
@@ -70,7 +71,7 @@ class EngineHost:
         future.add_done_callback(lambda finished: done(finished.result()))
 
     def state(self) -> EngineState:
-        return self._engine.state()
+        return replace(self._engine.state(), in_flight=len(self._streams))
 
     async def _stop(self) -> None:
         await self._cancel(list(self._streams))

@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -83,9 +84,11 @@ class VllmEngine:
                 trace_headers={"traceparent": plan.traceparent} if plan.traceparent else None,
                 priority=plan.priority if self._by_priority else 0,
             )
+            copies = greedy_copies(plan)
             async for output in stream:
                 for converted in convert(output):
-                    yield converted
+                    for copied in repeat(converted, copies):
+                        yield copied
         except errors.EngineDeadError as error:
             raise EngineUnavailableError("the engine has died and is being restarted") from error
         except errors.EngineGenerateError as error:
@@ -161,7 +164,7 @@ def sampling_params(plan: Plan) -> Any:
     sampling = plan.sampling
     try:
         return module.SamplingParams(
-            n=sampling.n,
+            n=sampling.n // greedy_copies(plan),
             temperature=sampling.temperature,
             top_p=sampling.top_p,
             top_k=sampling.top_k,
@@ -183,6 +186,18 @@ def sampling_params(plan: Plan) -> Any:
         )
     except (ValueError, _client_error()) as error:
         raise EngineError(str(error), code="invalid_value", status=400) from error
+
+
+def greedy_copies(plan: Plan) -> int:
+    """How many choices one generation stands for: greedy ones are all the same, and vLLM refuses to compute two."""
+    return plan.sampling.n if plan.sampling.temperature == 0 else 1
+
+
+def repeat(output: EngineOutput, copies: int) -> list[EngineOutput]:
+    """The output of choice 0 for each of `copies` choices; only the last copy can be the last of the request."""
+    if copies == 1:
+        return [output]
+    return [replace(output, index=index, last=output.last and index == copies - 1) for index in range(copies)]
 
 
 def _client_error() -> type[Exception]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from python_backends.messages import Delta, ErrorBody, Event, Postprocessing, Tokens
+from python_backends.messages import Delta, ErrorBody, Event, Postprocessing, TokenLogprob, Tokens
 from python_backends.postprocessing.choices import Choice
 
 IDLE_SECONDS = 3600.0
@@ -26,6 +26,7 @@ class _Stream:
     post: Postprocessing
     choices: dict[int, Choice]
     touched: float
+    prompt_logprobs: list[TokenLogprob | None] | None = None
 
 
 class DeltaWriter:
@@ -56,7 +57,7 @@ class DeltaWriter:
         choice = stream.choices.get(event.index)
         if choice is None:
             choice = stream.choices[event.index] = Choice(event.index, stream.post)
-            choice.begin(event.prompt_logprobs)
+            choice.begin(stream.prompt_logprobs)
         element = choice.feed(token_count, text, event)
         if event.usage is not None:
             self._streams.pop(event.stream, None)
@@ -73,6 +74,7 @@ class DeltaWriter:
         stream = self._streams.get(event.stream)
         if stream is None or event.post is not None:
             stream = self._streams[event.stream] = _Stream(event.post or Postprocessing(), {}, now)
+        stream.prompt_logprobs = event.prompt_logprobs or stream.prompt_logprobs
         stream.touched = now
         return stream
 

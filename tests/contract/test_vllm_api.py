@@ -7,8 +7,16 @@ from typing import Any
 
 import pytest
 
-from python_backends.llm.engine import EngineError
-from python_backends.llm.vllm_engine import SUPPORTED, check_version, convert, prepare_process, sampling_params
+from python_backends.llm.engine import EngineError, EngineOutput
+from python_backends.llm.vllm_engine import (
+    SUPPORTED,
+    check_version,
+    convert,
+    greedy_copies,
+    prepare_process,
+    repeat,
+    sampling_params,
+)
 from python_backends.messages import Constraint, Plan, Sampling
 
 
@@ -67,6 +75,13 @@ def test_every_sampling_field_reaches_vllm(vllm: Any) -> None:
     for field in wanted.__struct_fields__:
         assert getattr(given, field) == getattr(wanted, field), field
     assert given.include_stop_str_in_output, "postprocess cuts the stop string, and must see it to know where"
+
+
+def test_greedy_choices_are_computed_once_and_given_to_each(vllm: Any) -> None:
+    plan = Plan(sampling=Sampling(max_tokens=3, n=3, temperature=0))
+    assert sampling_params(plan).n == 1
+    given = repeat(EngineOutput(0, [7], "x", finish="stop", last=True), greedy_copies(plan))
+    assert [(one.index, one.text, one.last) for one in given] == [(0, "x", False), (1, "x", False), (2, "x", True)]
 
 
 @pytest.mark.parametrize(

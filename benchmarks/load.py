@@ -1,0 +1,77 @@
+"""A streaming OpenAI client that measures; the same for every system under test."""
+
+import asyncio
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import aiohttp
+
+
+@dataclass(frozen=True)
+class Target:
+    """A system under test: `url` of its `/v1`, the model's name there, and its key."""
+
+    name: str
+    url: str
+    model: str
+    key: str = "none"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Seconds until the first text, until the end, and completion tokens as the server counted them."""
+
+    first: float
+    total: float
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Round:
+    """One burst of concurrent streams; `seconds` from the first request to the last token."""
+
+    answers: Sequence[Answer]
+    seconds: float
+
+    @property
+    def throughput(self) -> float:
+        """Completion tokens a second, of all streams together."""
+        return sum(answer.tokens for answer in self.answers) / self.seconds
+
+
+async def burst(target: Target, prompts: Sequence[str], tokens: int) -> Round:
+    """Send all prompts at once, each for exactly `tokens` tokens, greedily."""
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+        started = time.perf_counter()
+        answers = await asyncio.gather(*(stream(session, target, prompt, tokens) for prompt in prompts))
+        return Round(answers, time.perf_counter() - started)
+
+
+async def stream(session: aiohttp.ClientSession, target: Target, prompt: str, tokens: int) -> Answer:
+    """One chat completion. Raises RuntimeError when the server answers an error or too few tokens."""
+    body = {
+        "model": target.model,
+        "messages": [{"role": "user", "content": prompt}],
+        "max_tokens": tokens,
+        "temperature": 0,
+        "ignore_eos": True,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    headers = {"Authorization": f"Bearer {target.key}"}
+    started, first, counted = time.perf_counter(), 0.0, 0
+    async with session.post(f"{target.url}/chat/completions", json=body, headers=headers) as response:
+        if response.status != 200:
+            raise RuntimeError(f"{target.name} answered {response.status}: {await response.text()}")
+        async for line in response.content:
+            if not line.startswith(b"data: {"):
+                continue
+            if not first and b'"content":"' in line and b'"content":""' not in line:
+                first = time.perf_counter() - started
+            if b'"usage":{' in line:
+                counted = json.loads(line[6:])["usage"]["completion_tokens"]
+    if counted != tokens or not first:
+        raise RuntimeError(f"{target.name} answered {counted} of {tokens} tokens")
+    return Answer(first, time.perf_counter() - started, counted)

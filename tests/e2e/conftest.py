@@ -1,0 +1,40 @@
+"""The whole stack with real models, started once: vLLM with SmolLM2, MiniLM, tritonserver, Valkey, the gateway."""
+
+from collections.abc import Iterator
+
+import openai
+import pytest
+
+from tests.support.triton import DirectTriton
+from trireme.stack import EmbeddedStack, isolated_settings
+
+MAX_NUM_SEQS = 4
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedStack]:
+    """Few slots in the engine, so that tests can fill them."""
+    settings = isolated_settings(tmp_path_factory.mktemp("stack"), engine="vllm")
+    arguments = {**settings.engine_args, "max_num_seqs": MAX_NUM_SEQS}
+    settings = isolated_settings(tmp_path_factory.mktemp("stack"), engine="vllm", engine_args=arguments)
+    with EmbeddedStack(settings) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def model(stack: EmbeddedStack) -> str:
+    return stack.settings.model.name
+
+
+@pytest.fixture(scope="session")
+def client(stack: EmbeddedStack) -> Iterator[openai.OpenAI]:
+    """Retries are off: every answer is the first."""
+    with openai.OpenAI(base_url=f"{stack.gateway_url}/v1", api_key=stack.dev_key, max_retries=0) as one:
+        yield one
+
+
+@pytest.fixture(scope="session")
+def direct(stack: EmbeddedStack) -> Iterator[DirectTriton]:
+    one = DirectTriton(stack.triton_url)
+    yield one
+    one.close()

@@ -1,0 +1,191 @@
+"""The `openai` client against the whole stack with real models."""
+
+import base64
+from typing import Any
+
+import numpy as np
+import openai
+import pytest
+
+from trireme.stack import EmbeddedStack
+
+pytestmark = pytest.mark.e2e
+FRANCE: list[Any] = [{"role": "user", "content": "What is the capital of France?"}]
+
+
+def test_a_chat_is_answered_with_its_usage(client: openai.OpenAI, model: str) -> None:
+    answer = client.chat.completions.create(model=model, messages=FRANCE, temperature=0, max_tokens=16)
+    choice = answer.choices[0]
+    assert "Paris" in (choice.message.content or "")
+    assert (choice.message.role, choice.finish_reason) == ("assistant", "stop")
+    assert answer.usage is not None
+    assert answer.usage.prompt_tokens == 37
+    assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
+    assert answer.object == "chat.completion"
+
+
+def test_a_stream_has_the_words_of_the_whole_answer_and_its_usage_last(client: openai.OpenAI, model: str) -> None:
+    whole = client.chat.completions.create(model=model, messages=FRANCE, temperature=0, max_tokens=16)
+    chunks = list(
+        client.chat.completions.create(
+            model=model,
+            messages=FRANCE,
+            temperature=0,
+            max_tokens=16,
+            stream=True,
+            stream_options={"include_usage": True},
+        )
+    )
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    assert text == whole.choices[0].message.content
+    assert len(chunks) > 4
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert [c.choices[0].finish_reason for c in chunks if c.choices and c.choices[0].finish_reason] == ["stop"]
+    assert chunks[-1].choices == []
+    assert chunks[-1].usage is not None and whole.usage is not None
+    assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens
+    assert all(chunk.usage is None for chunk in chunks[:-1])
+    assert len({chunk.id for chunk in chunks}) == 1
+
+
+def test_two_choices_differ_when_sampled_and_are_counted_together(client: openai.OpenAI, model: str) -> None:
+    answer = client.chat.completions.create(
+        model=model,
+        messages=[{"role": "user", "content": "Tell me a story."}],
+        n=2,
+        max_tokens=12,
+        temperature=1,
+        seed=5,
+    )
+    assert [choice.index for choice in answer.choices] == [0, 1]
+    assert answer.choices[0].message.content != answer.choices[1].message.content
+    assert answer.usage is not None and answer.usage.completion_tokens == 24
+
+
+def test_a_seed_gives_the_same_answer_again(client: openai.OpenAI, model: str) -> None:
+    answers = [
+        client.chat.completions.create(model=model, messages=FRANCE, seed=11, temperature=1, max_tokens=12)
+        for _ in range(2)
+    ]
+    assert answers[0].choices[0].message.content == answers[1].choices[0].message.content
+
+
+def test_logprobs_describe_the_tokens_of_the_text(client: openai.OpenAI, model: str) -> None:
+    answer = client.chat.completions.create(
+        model=model, messages=FRANCE, temperature=0, max_tokens=6, logprobs=True, top_logprobs=3
+    )
+    choice = answer.choices[0]
+    assert choice.logprobs is not None and choice.logprobs.content is not None
+    assert len(choice.logprobs.content) == 6
+    assert "".join(one.token for one in choice.logprobs.content) == choice.message.content
+    for one in choice.logprobs.content:
+        assert len(one.top_logprobs) == 3
+        assert one.logprob == max(top.logprob for top in one.top_logprobs), "greedy takes the likeliest"
+        assert bytes(one.bytes or []).decode() == one.token
+
+
+def test_a_stop_string_ends_the_answer_and_does_not_show(client: openai.OpenAI, model: str) -> None:
+    whole = client.chat.completions.create(model=model, messages=FRANCE, temperature=0, max_tokens=16)
+    text = whole.choices[0].message.content or ""
+    stop = text[10:16]
+    answer = client.chat.completions.create(model=model, messages=FRANCE, temperature=0, max_tokens=16, stop=stop)
+    assert answer.choices[0].message.content == text[: text.index(stop)]
+    assert answer.choices[0].finish_reason == "stop"
+
+
+def test_a_bias_against_a_token_keeps_it_out(client: openai.OpenAI, model: str, stack: EmbeddedStack) -> None:
+    tokens = client.post("/../tokenize", body={"model": model, "prompt": " Paris"}, cast_to=object)
+    (paris,) = tokens["tokens"]  # type: ignore[index]
+    answer = client.chat.completions.create(
+        model=model, messages=FRANCE, temperature=0, max_tokens=12, logit_bias={str(paris): -100}
+    )
+    assert " Paris" not in (answer.choices[0].message.content or "")
+
+
+def test_max_tokens_cuts_and_says_so(client: openai.OpenAI, model: str) -> None:
+    answer = client.chat.completions.create(model=model, messages=FRANCE, temperature=0, max_completion_tokens=3)
+    assert answer.choices[0].finish_reason == "length"
+    assert answer.usage is not None and answer.usage.completion_tokens == 3
+
+
+def test_the_second_time_the_prompt_is_cached_and_counted_so(client: openai.OpenAI, model: str) -> None:
+    messages: list[Any] = [{"role": "user", "content": "A long and singular question about sails and oars. " * 12}]
+    for _ in range(2):
+        answer = client.chat.completions.create(model=model, messages=messages, max_tokens=1)
+    assert answer.usage is not None and answer.usage.prompt_tokens_details is not None
+    assert (answer.usage.prompt_tokens_details.cached_tokens or 0) > 64
+
+
+def test_text_completions_take_texts_and_token_ids_and_echo(client: openai.OpenAI, model: str) -> None:
+    answer = client.completions.create(
+        model=model, prompt=["The sea is", "The sky is"], max_tokens=4, temperature=0, echo=True, logprobs=1, n=2
+    )
+    assert [choice.index for choice in answer.choices] == [0, 1, 2, 3]
+    assert [choice.text[:10] for choice in answer.choices] == ["The sea is"] * 2 + ["The sky is"] * 2
+    table = answer.choices[0].logprobs
+    assert table is not None and table.tokens is not None and table.token_logprobs is not None
+    assert table.token_logprobs[0] is None
+    assert len(table.tokens) == len(table.token_logprobs) == 7
+    ids = client.post("/../tokenize", body={"model": model, "prompt": "The sea is"}, cast_to=object)
+    again = client.completions.create(
+        model=model,
+        prompt=ids["tokens"],  # type: ignore[index]
+        max_tokens=4,
+        temperature=0,
+    )
+    assert answer.choices[0].text == "The sea is" + again.choices[0].text
+
+
+def test_an_echo_without_an_answer_scores_the_prompt(client: openai.OpenAI, model: str) -> None:
+    answer = client.completions.create(model=model, prompt="The sea is blue", max_tokens=0, echo=True, logprobs=2)
+    assert answer.choices[0].text == "The sea is blue"
+    assert answer.usage is not None and answer.usage.completion_tokens == 0
+
+
+def test_embeddings_say_what_is_alike(client: openai.OpenAI, stack: EmbeddedStack) -> None:
+    texts = ["A cat sits on the mat.", "The kitten rests on a rug.", "Stock markets fell sharply."]
+    answer = client.embeddings.create(model=stack.settings.embedding_model.name, input=texts, encoding_format="float")
+    vectors = np.array([one.embedding for one in answer.data])
+    assert vectors.shape == (3, 384)
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    assert vectors[0] @ vectors[1] > 0.5 > vectors[0] @ vectors[2] + 0.3
+    assert answer.usage.prompt_tokens == 25
+
+
+def test_embeddings_come_as_base64_and_shortened(client: openai.OpenAI, stack: EmbeddedStack) -> None:
+    name = stack.settings.embedding_model.name
+    plain = client.embeddings.create(model=name, input="a cat", encoding_format="float").data[0].embedding
+    packed: Any = client.embeddings.create(model=name, input="a cat", encoding_format="base64").data[0].embedding
+    raw = base64.b64decode(packed) if isinstance(packed, str) else np.array(packed, dtype=np.float32).tobytes()
+    assert np.allclose(np.frombuffer(raw, dtype=np.float32), plain, atol=1e-6)
+    short = (
+        client.embeddings.create(model=name, input="a cat", dimensions=64, encoding_format="float").data[0].embedding
+    )
+    cut = np.array(plain[:64])
+    assert np.allclose(short, cut / np.linalg.norm(cut), atol=1e-5)
+
+
+def test_the_models_are_listed(client: openai.OpenAI, model: str, stack: EmbeddedStack) -> None:
+    assert {one.id for one in client.models.list()} == {model, stack.settings.embedding_model.name}
+    assert client.models.retrieve(model).id == model
+
+
+def test_errors_arrive_as_the_right_exceptions(client: openai.OpenAI, model: str, stack: EmbeddedStack) -> None:
+    with pytest.raises(openai.NotFoundError) as missing:
+        client.chat.completions.create(model="gpt-nothing", messages=FRANCE)
+    assert missing.value.code == "model_not_found"
+    with pytest.raises(openai.BadRequestError) as wrong:
+        client.chat.completions.create(model=model, messages=FRANCE, temperature=9)
+    assert wrong.value.param == "temperature"
+    with pytest.raises(openai.BadRequestError) as unknown:
+        client.chat.completions.create(model=model, messages=FRANCE, extra_body={"tempreature": 1})
+    assert (unknown.value.param, unknown.value.code) == ("tempreature", "unknown_parameter")
+    with pytest.raises(openai.BadRequestError, match=r"4096.*5000") as long:
+        client.chat.completions.create(model=model, messages=FRANCE, max_tokens=5000)
+    assert long.value.code == "context_length_exceeded"
+    with (
+        openai.OpenAI(base_url=f"{stack.gateway_url}/v1", api_key="trk_wrong", max_retries=0) as stranger,
+        pytest.raises(openai.AuthenticationError) as denied,
+    ):
+        stranger.models.list()
+    assert denied.value.code == "invalid_api_key"

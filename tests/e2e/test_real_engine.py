@@ -1,0 +1,183 @@
+"""What only the real engine can show: cancelled work ends, both ways in agree, its metrics are on Triton's page."""
+
+import http.client
+import json
+import time
+import urllib.parse
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import numpy as np
+import openai
+import pytest
+
+from tests.support.triton import DirectTriton, text_of
+from trireme.stack import EmbeddedStack
+
+pytestmark = pytest.mark.e2e
+LONG = 60.0
+FILL = 4
+STORY: list[Any] = [{"role": "user", "content": "Tell me a very long story about a ship."}]
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    until = time.monotonic() + LONG
+    while not condition():
+        assert time.monotonic() < until, f"never happened: {what}"
+        time.sleep(0.05)
+
+
+def steps(direct: DirectTriton) -> int:
+    """Engine steps since its start."""
+    return int(direct.control(control="stats")["steps"])
+
+
+def steps_during(direct: DirectTriton, seconds: float) -> int:
+    before, until = steps(direct), time.monotonic() + seconds
+    wait_until(lambda: time.monotonic() > until, "time goes on")
+    return steps(direct) - before
+
+
+class Asker:
+    """A client that sends a request and never reads the answer; it leaves when told to."""
+
+    def __init__(self, stack: EmbeddedStack, body: dict[str, Any]) -> None:
+        address = urllib.parse.urlsplit(stack.gateway_url)
+        self._connection = http.client.HTTPConnection(address.netloc, timeout=LONG)
+        headers = {"Authorization": f"Bearer {stack.dev_key}", "Content-Type": "application/json"}
+        self._connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
+
+    def leave(self) -> None:
+        self._connection.close()
+
+
+def story(model: str, **fields: Any) -> dict[str, Any]:
+    return {"model": model, "messages": STORY, "max_tokens": 1500, "ignore_eos": True, **fields}
+
+
+def in_prefill(direct: DirectTriton, before: dict[str, Any]) -> bool:
+    now = direct.control(control="stats")
+    assert now["tokens"] == before["tokens"], "the prompt is long enough to be caught in its prefill"
+    return bool(now["in_flight"] == 1)
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["streaming", "not streaming"])
+def test_a_client_that_leaves_while_decoding_stops_the_engine_within_two_steps(
+    stack: EmbeddedStack, direct: DirectTriton, model: str, stream: bool
+) -> None:
+    before = steps(direct)
+    asker = Asker(stack, story(model, stream=stream))
+    wait_until(lambda: steps(direct) > before + 3, "the engine decodes")
+    asker.leave()
+    assert steps_during(direct, 1.5) <= 2
+
+
+def test_a_client_that_leaves_while_prefilling_stops_the_engine_within_two_steps(
+    stack: EmbeddedStack, direct: DirectTriton, model: str
+) -> None:
+    before = direct.control(control="stats")
+    messages = [{"role": "user", "content": "sails and oars " * 1150}]
+    asker = Asker(stack, story(model, messages=messages, max_tokens=500))
+    wait_until(lambda: in_prefill(direct, before), "the engine has the request and not prefilled it")
+    asker.leave()
+    wait_until(lambda: steps_during(direct, 1.0) == 0, "the engine is idle")
+    after = direct.control(control="stats")
+    assert after["steps"] - before["steps"] <= 2
+    assert after["tokens"] - before["tokens"] <= 1
+
+
+def test_a_client_that_leaves_while_queued_never_runs(stack: EmbeddedStack, direct: DirectTriton, model: str) -> None:
+    running = [Asker(stack, story(model, stream=True)) for _ in range(FILL)]
+    wait_until(lambda: direct.control(control="stats")["running"] == FILL, "the engine is full")
+    queued = Asker(stack, story(model))
+    wait_until(lambda: direct.control(control="stats")["waiting"] == 1, "one request waits in the engine")
+    queued.leave()
+    wait_until(lambda: direct.control(control="stats")["waiting"] == 0, "it is gone from the engine's queue")
+    assert direct.control(control="stats")["running"] == FILL
+    for one in running:
+        one.leave()
+    assert steps_during(direct, 1.5) <= 2
+
+
+def test_a_deadline_stops_the_engine_and_answers(stack: EmbeddedStack, direct: DirectTriton, model: str) -> None:
+    headers = {"Authorization": f"Bearer {stack.dev_key}", "x-deadline-ms": "700"}
+    url = f"{stack.gateway_url}/v1/chat/completions"
+    response = httpx.post(url, json=story(model), headers=headers, timeout=LONG)
+    assert response.status_code == 504
+    assert response.json()["error"]["code"] == "deadline_exceeded"
+    assert steps_during(direct, 1.0) <= 2
+
+
+def test_the_same_request_has_the_same_words_directly_and_through_the_gateway(
+    client: openai.OpenAI, direct: DirectTriton, model: str
+) -> None:
+    fields: dict[str, Any] = {"messages": STORY, "max_tokens": 24, "temperature": 0}
+    deltas = direct.deltas(fields)
+    answer = client.chat.completions.create(model=model, **fields)
+    assert text_of(deltas) == answer.choices[0].message.content
+    assert answer.usage is not None
+    assert deltas[-1]["usage"]["prompt"] == answer.usage.prompt_tokens
+    assert deltas[-1]["usage"]["completion"] == answer.usage.completion_tokens
+    assert deltas[-1]["timings"]["prefill"] > 0
+
+
+def test_the_gateways_token_counts_are_the_engines_own(client: openai.OpenAI, model: str, stack: EmbeddedStack) -> None:
+    before = engine_counter(stack, "vllm:prompt_tokens_total")
+    texts = ["a", "naïve 🛶 text " * 7, "x\n\n\ty " * 30, "<|im_start|>user"]
+    counted = 0
+    for text in texts:
+        answer = client.chat.completions.create(model=model, messages=[{"role": "user", "content": text}], max_tokens=1)
+        assert answer.usage is not None
+        counted += answer.usage.prompt_tokens
+    wait_until(lambda: engine_counter(stack, "vllm:prompt_tokens_total") >= before + counted, "metrics are copied")
+    assert engine_counter(stack, "vllm:prompt_tokens_total") == before + counted
+
+
+def engine_counter(stack: EmbeddedStack, name: str) -> float:
+    lines = httpx.get(stack.metrics_url, timeout=LONG).text.splitlines()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name + "{"))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "vllm:num_requests_running",
+        "vllm:num_requests_waiting",
+        "vllm:kv_cache_usage_perc",
+        "vllm:prefix_cache_hits_total",
+        "vllm:num_preemptions_total",
+        "vllm:time_to_first_token_seconds_bucket",
+        "vllm:inter_token_latency_seconds_count",
+    ],
+)
+def test_the_engines_metrics_are_on_tritons_page(stack: EmbeddedStack, name: str) -> None:
+    wait_until(
+        lambda: any(
+            line.startswith(name + "{") and "model=" in line
+            for line in httpx.get(stack.metrics_url, timeout=LONG).text.splitlines()
+        ),
+        f"{name} is exported",
+    )
+
+
+def test_a_constraint_in_the_plan_binds_the_engine(direct: DirectTriton) -> None:
+    plan = {"sampling": {"max_tokens": 8, "temperature": 0}, "constraint": {"choice": ["aye", "nay"]}}
+    response = direct.post("/v2/models/vllm/generate_stream", {"plan": json.dumps(plan), "input_ids": [1, 4093, 198]})
+    events = [json.loads(line[6:]) for line in response.text.splitlines() if line.startswith("data: ")]
+    assert "".join(event["text"] for event in events) in ("aye", "nay")
+
+
+def test_minilm_vectors_are_those_of_its_authors_pooling(direct: DirectTriton, stack: EmbeddedStack) -> None:
+    """Mean over tokens, then normalised, as the model's own files say; computed here without batching or padding."""
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    path = stack.settings.embedding_model.path
+    tokenizer, encoder = AutoTokenizer.from_pretrained(path), AutoModel.from_pretrained(path)
+    texts = ["short", "a rather longer sentence about ships and the sea", "naïve 🛶", "x " * 100]
+    ours = direct.embed(text=texts)["embedding"]
+    for text, vector in zip(texts, ours, strict=True):
+        with torch.inference_mode():
+            hidden = encoder(**tokenizer(text, return_tensors="pt")).last_hidden_state[0].mean(dim=0).numpy()
+        assert float(vector @ hidden / np.linalg.norm(hidden)) > 0.9999
