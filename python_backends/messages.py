@@ -75,7 +75,7 @@ class Postprocessing(_Wire, frozen=True):
 
 
 class Script(_Wire, frozen=True):
-    """Orders to the scripted engine, from the request parameters of the same names (`script_…`).
+    """Orders to the scripted engine, from the request parameters or `metadata` named `script_…`.
 
     Delays are before each token, and before the first; `…_at` is the number of the token (from 0) in whose place the
     engine raises an error, stays silent for ever, or ends its process.

@@ -51,7 +51,7 @@ class Planner:
             priority=_integer(parameters, "priority", DEFAULT_PRIORITY),
             deadline_ms=_integer(parameters, "deadline_ms", None),
             traceparent=_text(parameters, "traceparent"),
-            scripted=_script(parameters),
+            scripted=_script({**(request.metadata or {}), **parameters}),
         )
 
     def _post(self, request: GenerationRequest, ids: list[int]) -> Postprocessing:
@@ -117,11 +117,12 @@ def _wanted_logprobs(request: GenerationRequest) -> int | None:
 
 
 def _script(parameters: Mapping[str, Any]) -> Script | None:
+    """Orders come as request parameters, or through the gateway as the body's `metadata`, whose values are texts."""
     orders = {name.removeprefix(_SCRIPT_PREFIX): v for name, v in parameters.items() if name.startswith(_SCRIPT_PREFIX)}
     if not orders:
         return None
     try:
-        return msgspec.convert(orders, Script)
+        return msgspec.convert(orders, Script, strict=False)
     except msgspec.ValidationError as error:
         raise RequestError(f"script_…: {error}", param="parameters", code="invalid_parameter") from error
 

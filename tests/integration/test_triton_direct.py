@@ -102,6 +102,12 @@ def test_an_engine_failure_in_mid_stream_ends_the_stream_with_an_error(direct: D
     assert last["error"]["code"] == "scripted_failure"
 
 
+def test_orders_to_the_scripted_engine_may_come_in_the_metadata(direct: DirectTriton) -> None:
+    *before, last = direct.deltas({"max_tokens": 9, "metadata": {"script_fail_at": "2"}}, input_ids=[1])
+    assert text_of(before) == scripted_text([1], 2)
+    assert last["error"]["code"] == "scripted_failure"
+
+
 def test_an_abort_ends_the_stream_and_the_engines_work(direct: DirectTriton) -> None:
     seen: Queue[dict[str, Any]] = Queue()
 

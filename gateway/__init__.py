@@ -1,0 +1,1 @@
+"""The data plane: one OpenAI call in, one Triton call out. Read `pipeline.py` first."""

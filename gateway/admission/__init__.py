@@ -1,0 +1,1 @@
+"""Now, later or never?"""

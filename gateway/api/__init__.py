@@ -1,0 +1,1 @@
+"""The HTTP face: the only place that knows aiohttp's server."""

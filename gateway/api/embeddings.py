@@ -1,0 +1,55 @@
+"""POST /v1/embeddings."""
+
+import base64
+
+import msgspec
+import numpy as np
+from aiohttp import web
+
+from gateway.api.body import read_body
+from gateway.api.keys import CALL, EMBEDDING, OFFLOAD
+from gateway.api.responses import json_bytes
+from gateway.api.schema import EmbeddingObject, EmbeddingUsage, Vector
+from gateway.core.call import Call
+from gateway.core.job import Vectors
+from python_backends.preprocessing.parsing import parse_embedding
+from python_backends.preprocessing.schema import EmbeddingRequest
+
+
+class VectorReply:
+    """Holds the one piece in which vectors come."""
+
+    def __init__(self) -> None:
+        self.vectors: Vectors = np.empty((0, 0), dtype=np.float32)
+
+    async def send(self, piece: Vectors) -> None:
+        self.vectors = piece
+
+
+async def create(request: web.Request) -> web.StreamResponse:
+    body = await read_body(request, parse_embedding)
+    call = request[CALL]
+    reply = VectorReply()
+    await request.app[EMBEDDING].run(call, body, reply)
+    encoded = await request.app[OFFLOAD].run(reply.vectors.nbytes, _encode, call, body, reply.vectors)
+    return json_bytes(call, encoded)
+
+
+def shortened(vectors: Vectors, dimensions: int | None) -> Vectors:
+    """The first `dimensions` of each vector, at length 1 again."""
+    if dimensions is None or dimensions == vectors.shape[1]:
+        return vectors
+    cut = vectors[:, :dimensions]
+    lengths = np.linalg.norm(cut, axis=1, keepdims=True)
+    return np.divide(cut, lengths, out=np.zeros_like(cut), where=lengths > 0)
+
+
+def _encode(call: Call, body: EmbeddingRequest, vectors: Vectors) -> bytes:
+    """Row by row, so that other threads get their turn in between."""
+    as_text = body.encoding_format == "base64"
+    rows = []
+    for number, row in enumerate(shortened(vectors, body.dimensions)):
+        vector: Vector = base64.b64encode(row.tobytes()).decode() if as_text else row.tolist()
+        rows.append(msgspec.Raw(msgspec.json.encode(EmbeddingObject("embedding", number, vector))))
+    usage = EmbeddingUsage(call.usage.prompt, call.usage.prompt)
+    return msgspec.json.encode({"object": "list", "data": rows, "model": body.model, "usage": usage})

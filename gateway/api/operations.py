@@ -1,0 +1,38 @@
+"""GET /health/live, /health/ready, /metrics, /openapi.json."""
+
+from aiohttp import web
+
+from gateway.api.keys import AUTHENTICATOR, CALL, GATE, METRICS, OPENAPI, ROUTER
+from gateway.api.responses import json_bytes, json_response, standard_headers
+from gateway.api.schema import Liveness, Readiness
+
+_OK = "ok"
+_UNAVAILABLE = 503
+
+
+async def live(request: web.Request) -> web.StreamResponse:
+    """The process runs; nothing is said of what it depends on."""
+    return json_response(request[CALL], Liveness("live"))
+
+
+async def ready(request: web.Request) -> web.StreamResponse:
+    """Requests can be served now. A key store that has gone away does not change that: known keys still work."""
+    app = request.app
+    checks = {
+        "gateway": "shutting down" if app[GATE].closed else _OK,
+        "backend": app[ROUTER].health.reason,
+        "keys": _OK if app[AUTHENTICATOR].loaded.is_set() else "not yet read from the key store",
+    }
+    good = all(verdict == _OK for verdict in checks.values())
+    body = Readiness("ready" if good else "unready", checks)
+    return json_response(request[CALL], body, 200 if good else _UNAVAILABLE)
+
+
+async def metrics(request: web.Request) -> web.StreamResponse:
+    found = request.app[METRICS]
+    headers = {**standard_headers(request[CALL]), "content-type": found.content_type}
+    return web.Response(body=found.render(), headers=headers)
+
+
+async def openapi(request: web.Request) -> web.StreamResponse:
+    return json_bytes(request[CALL], request.app[OPENAPI])

@@ -1,0 +1,49 @@
+"""Whole answers and the headers that every answer has."""
+
+import math
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from gateway.core.call import Call
+from gateway.errors import GatewayError
+
+JSON_TYPE = "application/json"
+_ENCODER = msgspec.json.Encoder()
+
+
+def standard_headers(call: Call) -> dict[str, str]:
+    headers = {"x-request-id": call.id, "server": "trireme"}
+    if call.stages:
+        headers["server-timing"] = ", ".join(f"{stage};dur={ms:.3f}" for stage, ms in call.stages.items())
+    if call.model_version is not None:
+        headers["x-model-version"] = call.model_version
+    return headers
+
+
+def json_response(call: Call, body: Any, status: int = 200) -> web.Response:
+    """`body`: anything that msgspec encodes."""
+    return json_bytes(call, _ENCODER.encode(body), status)
+
+
+def json_bytes(call: Call, body: bytes, status: int = 200) -> web.Response:
+    return web.Response(body=body, status=status, content_type=JSON_TYPE, headers=standard_headers(call))
+
+
+def error_response(call: Call, error: GatewayError) -> web.Response:
+    response = json_bytes(call, error_body(error), error.status)
+    response.headers.update(error.headers)
+    if error.retry_after is not None:
+        response.headers["retry-after"] = str(math.ceil(error.retry_after))
+        response.headers["retry-after-ms"] = str(round(error.retry_after * 1000))
+    if not error.retryable:
+        response.headers["x-should-retry"] = "false"
+    return response
+
+
+def error_body(error: GatewayError) -> bytes:
+    """OpenAI's error object, all four members."""
+    return _ENCODER.encode(
+        {"error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code}}
+    )

@@ -1,0 +1,109 @@
+"""A streamed answer: server-sent events as OpenAI sends them."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import msgspec
+from aiohttp import web
+
+from gateway.api.responses import error_body, standard_headers
+from gateway.api.schema import UsageBody
+from gateway.core.call import Call
+from gateway.core.job import Chunk
+from gateway.errors import ClientGone, GatewayError
+
+_HEADERS = {
+    "content-type": "text/event-stream; charset=utf-8",
+    "cache-control": "no-cache",
+    "x-accel-buffering": "no",
+}
+_DONE = b"data: [DONE]\n\n"
+_NO_USAGE = b'],"usage":null}\n\n'
+_END = b"]}\n\n"
+
+
+@dataclass(frozen=True)
+class StreamShape:
+    """`id`: of the answer; `object`: what its chunks say they are."""
+
+    id: str
+    object: str
+    include_usage: bool
+
+
+class StreamedReply:
+    """Headers go out with the first chunk, so that whatever fails before it still gets a status of its own.
+
+    Choices are spliced between bytes that are the same for all chunks: nothing is encoded again (FACTS D4).
+    `write_timeout_s`: how long a client may leave its side of the connection full.
+    """
+
+    def __init__(self, request: web.Request, call: Call, shape: StreamShape, write_timeout_s: float) -> None:
+        self._request = request
+        self._call = call
+        self._shape = shape
+        self._write_timeout_s = write_timeout_s
+        self._suffix = _NO_USAGE if shape.include_usage else _END
+        self._prefix = b""
+        self._starting = asyncio.Lock()
+        self.response = web.StreamResponse(headers=_HEADERS)
+        self.started = False
+
+    async def send(self, piece: Chunk) -> None:
+        if not self.started:
+            await self._start()
+        await self._write(b"".join((self._prefix, piece.choice, self._suffix)))
+
+    async def finish(self) -> None:
+        """The usage, if it was asked for, and the end. Raises ClientGone."""
+        if self._shape.include_usage:
+            usage = msgspec.json.encode(UsageBody.of(self._call.usage))
+            await self._write(b"".join((self._prefix, b'],"usage":', usage, b"}\n\n")))
+        await self._write(_DONE)
+        await self._end()
+
+    async def fail(self, error: GatewayError) -> None:
+        """An error event, and the end without [DONE]."""
+        if isinstance(error, ClientGone):
+            return
+        await self._write(b"".join((b"data: ", error_body(error), b"\n\n")))
+        await self._end()
+
+    async def _start(self) -> None:
+        """Several prompts' streams may come here at the same time."""
+        async with self._starting:
+            if self.started:
+                return
+            call, shape = self._call, self._shape
+            head = {"id": shape.id, "object": shape.object, "created": call.created, "model": _name(call)}
+            self._prefix = b"".join((b"data: ", msgspec.json.encode(head)[:-1], b',"choices":['))
+            self.response.headers.update(standard_headers(call))
+            with _client_faults():
+                await self.response.prepare(self._request)
+            self.started = True
+
+    async def _write(self, data: bytes) -> None:
+        with _client_faults():
+            async with asyncio.timeout(self._write_timeout_s):
+                await self.response.write(data)
+
+    async def _end(self) -> None:
+        with _client_faults():
+            async with asyncio.timeout(self._write_timeout_s):
+                await self.response.write_eof()
+
+
+@contextmanager
+def _client_faults() -> Iterator[None]:
+    try:
+        yield
+    except ConnectionError as error:
+        raise ClientGone("the client closed the connection") from error
+    except TimeoutError as error:
+        raise ClientGone("the client stopped reading") from error
+
+
+def _name(call: Call) -> str:
+    return call.model.name if call.model else ""

@@ -1,0 +1,225 @@
+"""Settings of the gateway: the only reader of environment and files.
+
+Values come from the field's default, then one YAML file (`TRIREME_CONFIG`), then `TRIREME_*` variables. Everything is
+checked before anything starts, and all problems are reported together. `python -m gateway.config` writes the reference
+(docs/settings.md).
+"""
+
+import dataclasses
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import msgspec
+import yaml
+
+from gateway.admission.gate import GateSettings
+from gateway.auth.authenticator import AuthSettings
+from gateway.core.settings import PREFIX, Setting
+from gateway.routing.health import HealthSettings
+from gateway.routing.models import ModelSettings, read_models
+from gateway.telemetry.logs import LogSettings
+from gateway.tokens.counting import TokenSettings
+from gateway.triton.settings import TritonSettings
+
+CONFIG_VARIABLE = f"{PREFIX}CONFIG"
+MIN_PEPPER_BYTES = 16
+Seconds = Annotated[float, msgspec.Meta(gt=0)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HttpSettings:
+    host: Annotated[str, Setting("Address to listen on.", env="HOST")] = "127.0.0.1"
+    port: Annotated[
+        int, msgspec.Meta(ge=0, le=65535), Setting("Port to listen on; 0 takes a free one.", env="PORT")
+    ] = 8080
+    max_body_bytes: Annotated[
+        int, msgspec.Meta(ge=1024), Setting("Largest request body; then 413.", env="MAX_BODY_BYTES", unit="bytes")
+    ] = 8 * 1024 * 1024
+    inline_body_bytes: Annotated[
+        int,
+        msgspec.Meta(ge=0),
+        Setting("Bodies from this size on are parsed in a thread.", env="INLINE_BODY_BYTES", unit="bytes"),
+    ] = 64 * 1024
+    default_deadline_s: Annotated[
+        Seconds, Setting("Time for a request that sends no `x-deadline-ms`.", env="DEFAULT_DEADLINE_S", unit="s")
+    ] = 600.0
+    max_deadline_s: Annotated[
+        Seconds, Setting("Longest deadline that may be asked for.", env="MAX_DEADLINE_S", unit="s")
+    ] = 3600.0
+    write_timeout_s: Annotated[
+        Seconds,
+        Setting(
+            "How long a client may read nothing of a stream that is ready for it.", env="WRITE_TIMEOUT_S", unit="s"
+        ),
+    ] = 60.0
+    drain_s: Annotated[
+        float,
+        msgspec.Meta(ge=0),
+        Setting("Time for running requests to finish after SIGTERM; then they are ended.", env="DRAIN_S", unit="s"),
+    ] = 8.0
+    metrics_key: Annotated[
+        bool, Setting("Whether /metrics asks for a key with the scope `metrics`.", env="METRICS_KEY")
+    ] = False
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Each field is a section of the YAML file."""
+
+    http: HttpSettings
+    models: ModelSettings
+    auth: AuthSettings
+    tokens: TokenSettings
+    admission: GateSettings
+    routing: HealthSettings
+    triton: TritonSettings
+    log: LogSettings
+
+
+class ConfigError(Exception):
+    """`problems`: one sentence for each thing that is wrong."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+def load(environ: Mapping[str, str] = os.environ) -> Settings:
+    """Raises ConfigError."""
+    problems: list[str] = []
+    document = _read_yaml(environ.get(CONFIG_VARIABLE), problems)
+    hints = get_type_hints(Settings)
+    problems += [
+        f"{section}: there is no such section; known: {', '.join(hints)}" for section in document.keys() - hints
+    ]
+    sections = {name: _section(name, kind, document.get(name) or {}, environ, problems) for name, kind in hints.items()}
+    if problems:
+        raise ConfigError(problems)
+    settings = Settings(**{name: hints[name](**values) for name, values in sections.items()})
+    if problems := list(_contradictions(settings)):
+        raise ConfigError(problems)
+    return settings
+
+
+def read_pepper(settings: AuthSettings) -> bytes:
+    """Raises OSError, ValueError."""
+    return bytes.fromhex(settings.pepper_file.read_text("ascii"))
+
+
+def _read_yaml(path: str | None, problems: list[str]) -> dict[str, Any]:
+    if not path:
+        return {}
+    try:
+        document = yaml.safe_load(Path(path).read_text("utf-8"))
+    except OSError as error:
+        problems.append(f"{CONFIG_VARIABLE}: {path} cannot be read: {error.strerror}")
+        return {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        problems.append(f"{CONFIG_VARIABLE}: {path} is not valid YAML: {' '.join(str(error).split())}")
+        return {}
+    if document is None or isinstance(document, dict):
+        return document or {}
+    problems.append(f"{CONFIG_VARIABLE}: {path} must hold sections of settings")
+    return {}
+
+
+def _section(name: str, kind: type, given: object, environ: Mapping[str, str], problems: list[str]) -> dict[str, Any]:
+    """The values of one section that somebody gave; the rest are the dataclass's defaults."""
+    if not isinstance(given, dict):
+        problems.append(f"{name}: must be a mapping of settings")
+        given = {}
+    hints = get_type_hints(kind, include_extras=True)
+    problems += [f"{name}.{key}: there is no such setting; known: {', '.join(hints)}" for key in given.keys() - hints]
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(kind):
+        hint, about = hints[field.name], _about(hints[field.name])
+        place = f"{name}.{field.name} ({about.variable})"
+        try:
+            if environ.get(about.variable):
+                values[field.name] = _convert(environ[about.variable], hint, strict=False)
+            elif given.get(field.name) is not None:
+                values[field.name] = _convert(given[field.name], hint, strict=True)
+            elif field.default is dataclasses.MISSING:
+                problems.append(f"{place}: must be set. {about.meaning}")
+        except msgspec.ValidationError as error:
+            problems.append(f"{place}: {error}")
+    return values
+
+
+def _about(hint: Any) -> Setting:
+    """What the field's type says of the setting."""
+    return next(one for one in hint.__metadata__ if isinstance(one, Setting))
+
+
+def _convert(value: Any, kind: Any, *, strict: bool) -> Any:
+    return msgspec.convert(value, kind, strict=strict, dec_hook=lambda to, text: to(text))
+
+
+def _contradictions(settings: Settings) -> Iterator[str]:
+    """What no single field can tell."""
+    http = settings.http
+    if http.default_deadline_s > http.max_deadline_s:
+        yield f"http.default_deadline_s ({http.default_deadline_s:g} s) is longer than http.max_deadline_s"
+    yield from _model_problems(settings)
+    try:
+        if len(read_pepper(settings.auth)) < MIN_PEPPER_BYTES:
+            yield f"auth.pepper_file: {settings.auth.pepper_file} holds fewer than {MIN_PEPPER_BYTES} bytes"
+    except (OSError, ValueError) as error:
+        yield f"auth.pepper_file: {settings.auth.pepper_file} cannot be used: {error}"
+
+
+def _model_problems(settings: Settings) -> Iterator[str]:
+    models, admission = settings.models, settings.admission
+    if (models.embedding_model_name is None) != (models.embedding_model_dir is None):
+        yield "models.embedding_model_name and models.embedding_model_dir go together: set both or none"
+    for directory in filter(None, (models.model_dir, models.embedding_model_dir)):
+        for file in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+            if not (directory / file).is_file():
+                yield f"models: {directory} has no {file}"
+                return
+    try:
+        longest = max(model.max_model_len for model in read_models(models))
+    except (OSError, ValueError, KeyError) as error:
+        yield f"models: config.json makes no sense: {error!r}"
+        return
+    if longest > admission.max_running_tokens:
+        yield f"admission.max_running_tokens is less than one full context ({longest} tokens)"
+
+
+def reference() -> str:
+    """Every setting as Markdown tables."""
+    lines = ["# Settings of the gateway", "", *_PREAMBLE]
+    for section, kind in get_type_hints(Settings).items():
+        lines += [
+            "",
+            f"## `{section}`",
+            "",
+            "| setting | variable | default | unit | meaning |",
+            "|---|---|---|---|---|",
+        ]
+        hints = get_type_hints(kind, include_extras=True)
+        for field in dataclasses.fields(kind):
+            about, default = _about(hints[field.name]), _shown(field.default)
+            lines.append(f"| `{field.name}` | `{about.variable}` | {default} | {about.unit} | {about.meaning} |")
+    return "\n".join(lines) + "\n"
+
+
+_PREAMBLE = (
+    "Written by `python -m gateway.config` from the settings classes; change those.",
+    "",
+    f"A setting stands in its section of the YAML file that `{CONFIG_VARIABLE}` names, or in its variable, which wins.",
+)
+
+
+def _shown(default: object) -> str:
+    if default is dataclasses.MISSING:
+        return "*required*"
+    return "" if default is None else f"`{default}`"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(reference())

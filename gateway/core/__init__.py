@@ -1,0 +1,1 @@
+"""Words that all stages share. No I/O."""

@@ -1,0 +1,106 @@
+"""One request on its way through the stages."""
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from gateway.core.limit import TimeLimit
+from python_backends.messages import Timings
+
+Task = Literal["generate", "embed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who is calling; `key_id` is not the secret."""
+
+    key_id: str
+    tenant: str
+    scopes: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model that clients can name. `dimensions`: of its vectors, None if it generates. `created`: Unix seconds."""
+
+    name: str
+    task: Task
+    max_model_len: int
+    created: int
+    dimensions: int | None = None
+
+
+@dataclass(slots=True)
+class Usage:
+    """Exact tokens: `cached` of the prompt were not computed again."""
+
+    prompt: int = 0
+    completion: int = 0
+    cached: int = 0
+
+    def add(self, prompt: int, completion: int, cached: int) -> None:
+        self.prompt += prompt
+        self.completion += completion
+        self.cached += cached
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """Identity, time and consumption of one request; each stage writes down what it found out.
+
+    `id` is what client and log see (`x-request-id`) and need not be unique; `uid` is. `started` and the token times are
+    monotonic seconds. `size`: bytes of the body. `cost`: tokens that admission holds for it while it runs.
+    `priority`: 0 is the most urgent. `stages`: milliseconds of each stage that has ended.
+    """
+
+    id: str
+    uid: str
+    route: str
+    limit: TimeLimit
+    traceparent: str | None = None
+    priority: int = 0
+    started: float = field(default_factory=time.monotonic)
+    created: int = field(default_factory=lambda: int(time.time()))
+    size: int = 0
+    stream: bool = False
+    caller: Caller | None = None
+    model: Model | None = None
+    model_version: str | None = None
+    cost: int = 0
+    usage: Usage = field(default_factory=Usage)
+    tokens_seen: int = 0
+    first_token_at: float | None = None
+    last_token_at: float | None = None
+    engine: Timings | None = None
+    stages: dict[str, float] = field(default_factory=dict)
+    closed: bool = False
+    _marked: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._marked = self.started
+
+    @property
+    def engine_id(self) -> str:
+        """Names this call in the engine. Never an id of the client's alone: an abort ends all that carry it."""
+        return self.id if self.uid in self.id else f"{self.id}.{self.uid}"
+
+    def mark(self, stage: str) -> None:
+        """`stage` ends here: it took the time since the last mark."""
+        now = time.monotonic()
+        self.stages[stage] = (now - self._marked) * 1000
+        self._marked = now
+
+    def saw_tokens(self, number: int) -> None:
+        """Tokens arrived from the engine."""
+        now = time.monotonic()
+        if self.first_token_at is None:
+            self.first_token_at = now
+            self.mark("first_token")
+        self.last_token_at = now
+        self.tokens_seen += number
+
+
+def served_by(calls: Iterable[Call]) -> float | None:
+    """When the last of these calls got a token (monotonic seconds), or None if none of them did."""
+    return max((call.last_token_at for call in calls if call.last_token_at is not None), default=None)

@@ -1,0 +1,88 @@
+"""The request path. Each stage answers one question and knows no other stage; `app.py` puts them together."""
+
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from typing import Generic, Protocol, TypeVar
+
+from gateway.core.call import Call, Model, Task
+from gateway.core.job import Backend
+from gateway.core.ports import Reply
+
+
+class Named(Protocol):
+    """A checked request body."""
+
+    model: str | None
+
+
+Body = TypeVar("Body", bound=Named)
+Job = TypeVar("Job")
+Piece = TypeVar("Piece")
+Body_contra = TypeVar("Body_contra", contravariant=True)
+Job_contra = TypeVar("Job_contra", contravariant=True)
+Job_co = TypeVar("Job_co", covariant=True)
+Piece_co = TypeVar("Piece_co", covariant=True)
+
+
+class Catalogue(Protocol):
+    def resolve(self, name: str | None, task: Task) -> Model: ...
+
+
+class Tokens(Protocol[Body_contra, Job_co]):
+    async def prepare(self, call: Call, model: Model, body: Body_contra) -> Job_co: ...
+
+
+class Admission(Protocol):
+    def turn(self, call: Call) -> AbstractAsyncContextManager[None]: ...
+
+
+class Routing(Protocol):
+    def lease(self, call: Call) -> AbstractAsyncContextManager[Backend]: ...
+
+
+class Engine(Protocol[Job_contra, Piece_co]):
+    async def run(self, call: Call, job: Job_contra, backend: Backend, reply: Reply[Piece_co]) -> None: ...
+
+
+class Accounting(Protocol):
+    def entry(self, call: Call) -> AbstractContextManager[None]: ...
+
+
+class Pipeline(Generic[Body, Job, Piece]):
+    """One for requests that generate, one for embeddings: same path, other tokens and engine."""
+
+    def __init__(
+        self,
+        task: Task,
+        *,
+        models: Catalogue,
+        tokens: Tokens[Body, Job],
+        admission: Admission,
+        routing: Routing,
+        engine: Engine[Job, Piece],
+        accounting: Accounting,
+    ) -> None:
+        self._task = task
+        self._models = models
+        self._tokens = tokens
+        self._admission = admission
+        self._routing = routing
+        self._engine = engine
+        self._accounting = accounting
+
+    async def run(self, call: Call, body: Body, reply: Reply[Piece]) -> None:
+        """Answer `call`, whose caller is known and whose body is checked. Raises GatewayError.
+
+        One task owns every lease, and the answer is pushed: a client that leaves cancels this task, and everything
+        that the call held is given back on the way out.
+        """
+        with self._accounting.entry(call):
+            async with call.limit:
+                call.model = self._models.resolve(body.model, self._task)
+                job = await self._tokens.prepare(call, call.model, body)
+                call.mark("tokens")
+                # Limits are reserved here, before anything is spent; then the cache is asked.
+                async with self._admission.turn(call):
+                    call.mark("admission")
+                    async with self._routing.lease(call) as backend:
+                        call.mark("routing")
+                        await self._engine.run(call, job, backend, reply)

@@ -1,0 +1,122 @@
+"""The models that clients can name."""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+
+from gateway.core.call import Model, Task
+from gateway.core.settings import Setting
+from gateway.errors import InvalidRequest, ModelNotFound
+
+Length = Annotated[int, msgspec.Meta(ge=1)]
+
+_ENDPOINTS: dict[Task, str] = {
+    "generate": "/v1/chat/completions or /v1/completions",
+    "embed": "/v1/embeddings",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSettings:
+    model_name: Annotated[str, Setting("Name of the model that generates, as clients write it.", env="MODEL_NAME")]
+    model_dir: Annotated[
+        Path,
+        Setting("Its directory: config.json, tokenizer.json, chat template; weights are not needed.", env="MODEL_DIR"),
+    ]
+    max_model_len: Annotated[
+        Length | None,
+        Setting(
+            "Its context: prompt and answer together; from config.json when not set.",
+            env="MAX_MODEL_LEN",
+            unit="tokens",
+        ),
+    ] = None
+    embedding_model_name: Annotated[
+        str | None,
+        Setting("Name of the embedding model; without one there are no embeddings.", env="EMBEDDING_MODEL_NAME"),
+    ] = None
+    embedding_model_dir: Annotated[Path | None, Setting("Its directory.", env="EMBEDDING_MODEL_DIR")] = None
+    embedding_max_model_len: Annotated[
+        Length | None,
+        Setting(
+            "Longest text it takes; from its directory when not set.", env="EMBEDDING_MAX_MODEL_LEN", unit="tokens"
+        ),
+    ] = None
+
+
+class Models:
+    """All models by name."""
+
+    def __init__(self, models: Iterable[Model]) -> None:
+        self._models = {model.name: model for model in models}
+
+    def __iter__(self) -> Iterator[Model]:
+        return iter(self._models.values())
+
+    def find(self, name: str | None) -> Model:
+        """Raises InvalidRequest without a name, ModelNotFound for an unknown one."""
+        if name is None:
+            raise InvalidRequest(
+                f"model is required; known models: {self._names()}", param="model", code="missing_required_parameter"
+            )
+        model = self._models.get(name)
+        if model is None:
+            raise ModelNotFound(f"there is no model {name!r}; known models: {self._names()}", param="model")
+        return model
+
+    def resolve(self, name: str | None, task: Task) -> Model:
+        """`find`, and raises InvalidRequest for a model that does something else."""
+        model = self.find(name)
+        if model.task != task:
+            raise InvalidRequest(f"{name} does not do that: use {_ENDPOINTS[model.task]}", param="model")
+        return model
+
+    def _names(self) -> str:
+        return ", ".join(self._models)
+
+
+def read_models(settings: ModelSettings) -> list[Model]:
+    """What the model directories say. Raises OSError, ValueError or KeyError where they do not."""
+    generation = _config(settings.model_dir)
+    found = [
+        Model(
+            name=settings.model_name,
+            task="generate",
+            max_model_len=settings.max_model_len or int(generation["max_position_embeddings"]),
+            created=_created(settings.model_dir),
+        )
+    ]
+    if settings.embedding_model_name is not None and settings.embedding_model_dir is not None:
+        found.append(_embedding(settings.embedding_model_name, settings.embedding_model_dir, settings))
+    return found
+
+
+def _embedding(name: str, directory: Path, settings: ModelSettings) -> Model:
+    config = _config(directory)
+    return Model(
+        name=name,
+        task="embed",
+        max_model_len=settings.embedding_max_model_len or _longest_text(directory, config),
+        created=_created(directory),
+        dimensions=int(config["hidden_size"]),
+    )
+
+
+def _longest_text(directory: Path, config: dict[str, Any]) -> int:
+    """Sentence transformers are often trained for less than their positions would allow, and say so in a file."""
+    file = directory / "sentence_bert_config.json"
+    limits = json.loads(file.read_text("utf-8")) if file.exists() else {}
+    return int(limits.get("max_seq_length") or config["max_position_embeddings"])
+
+
+def _config(directory: Path) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads((directory / "config.json").read_text("utf-8"))
+    return config
+
+
+def _created(directory: Path) -> int:
+    return int((directory / "config.json").stat().st_mtime)

@@ -1,0 +1,1 @@
+"""Run it: HTTP to one Triton server."""

@@ -1,0 +1,99 @@
+"""HTTP to Triton: streams, single answers, readiness. Timeouts and sizes are bounded here."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+import aiohttp
+import msgspec
+
+from gateway.core.job import Backend
+from gateway.triton.events import EventSplitter
+from gateway.triton.faults import error_of, faults
+from gateway.triton.settings import TritonSettings
+
+_OK = 200
+_MAX_ERROR_BYTES = 64 * 1024
+_JSON = {"content-type": "application/json"}
+
+
+class _Error(msgspec.Struct):
+    error: str
+
+
+class EventStream:
+    """The events of one streaming answer."""
+
+    def __init__(self, backend: Backend, response: aiohttp.ClientResponse, settings: TritonSettings) -> None:
+        self._backend = backend
+        self._content = response.content
+        self._events = EventSplitter(settings.max_event_bytes)
+        self._idle_timeout_s = settings.idle_timeout_s
+
+    async def read(self) -> list[bytes]:
+        """The next events (JSON), at least one; none at the end. Raises BackendLost, BackendTimeout, BackendFailed.
+
+        Only one piece is read ahead: a slow reader slows Triton down by way of TCP.
+        """
+        events: list[bytes] = []
+        with faults(self._backend):
+            while not events:
+                async with asyncio.timeout(self._idle_timeout_s):
+                    data = await self._content.readany()
+                if not data:
+                    break
+                events = self._events.feed(data)
+        return events
+
+
+class TritonClient:
+    """All errors are GatewayErrors."""
+
+    def __init__(self, session: aiohttp.ClientSession, settings: TritonSettings) -> None:
+        self._session = session
+        self._settings = settings
+
+    @asynccontextmanager
+    async def stream(self, backend: Backend, path: str, body: bytes) -> AsyncIterator[EventStream]:
+        """POST and hand over the answer's events. Leaving before their end closes the connection."""
+        with faults(backend):
+            async with asyncio.timeout(self._settings.first_byte_timeout_s):
+                response = await self._session.post(f"{backend.url}{path}", data=body, headers=_JSON)
+        try:
+            if response.status != _OK:
+                raise await _refusal(backend, response)
+            yield EventStream(backend, response, self._settings)
+        finally:
+            response.close()
+
+    async def post(
+        self, backend: Backend, path: str, body: bytes, headers: Mapping[str, str] = _JSON, *, timeout_s: float
+    ) -> tuple[bytes, Mapping[str, str]]:
+        """POST for one whole answer: its body and headers. `timeout_s`: for all of it."""
+        with faults(backend):
+            async with (
+                asyncio.timeout(timeout_s),
+                self._session.post(f"{backend.url}{path}", data=body, headers=headers) as response,
+            ):
+                if response.status != _OK:
+                    raise await _refusal(backend, response)
+                return await response.read(), response.headers
+
+    async def get(self, backend: Backend, path: str, *, timeout_s: float) -> None:
+        """GET, and be content with 200."""
+        with faults(backend):
+            async with asyncio.timeout(timeout_s), self._session.get(f"{backend.url}{path}") as response:
+                if response.status != _OK:
+                    raise await _refusal(backend, response)
+
+
+async def _refusal(backend: Backend, response: aiohttp.ClientResponse) -> Exception:
+    """The error in an answer that is none: JSON, or JSON in a server-sent event."""
+    with faults(backend):
+        data = await response.content.read(_MAX_ERROR_BYTES)
+    text = data.removeprefix(b"data:").strip()
+    try:
+        message = msgspec.json.decode(text, type=_Error).error
+    except msgspec.DecodeError:
+        message = text.decode(errors="replace")
+    return error_of(backend, message, response.status)

@@ -1,0 +1,189 @@
+"""A Triton server that speaks the wire contract of model_repository/README.md and does as it is told."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from aiohttp import web
+
+JSON_LENGTH = "Inference-Header-Content-Length"
+DIMENSIONS = 4
+
+
+@dataclass
+class Script:
+    """What happens to generations. Positions count the deltas of one stream; errors are Triton's `error` text."""
+
+    words: list[str] = field(default_factory=lambda: ["Hello", ",", " world"])
+    fail_at: int | None = None
+    error: str = "something broke"
+    hang_at: int | None = None
+    cut_at: int | None = None
+    finish: str = "stop"
+    raw: bytes | None = None
+
+
+class FakeTriton:
+    """`requests`: bodies of `generate_stream`, probes left out; `aborts`: lists of ids; `hanging`: set by `hang_at`."""
+
+    def __init__(self) -> None:
+        self.script = Script()
+        self.alive = True
+        self.generates = True
+        self.requests: list[dict[str, Any]] = []
+        self.inferences: list[list[list[int]]] = []
+        self.aborts: asyncio.Queue[list[str]] = asyncio.Queue()
+        self.failing_aborts = 0
+        self.hanging = asyncio.Event()
+        self.running = 0
+        self.most_running = 0
+        self.url = ""
+
+    @asynccontextmanager
+    async def serve(self) -> AsyncIterator["FakeTriton"]:
+        app = web.Application(client_max_size=1 << 26)
+        app.router.add_get("/v2/health/ready", self._ready)
+        app.router.add_get("/v2/models/{model}/ready", self._ready)
+        app.router.add_post("/v2/models/chat/generate_stream", self._generate)
+        app.router.add_post("/v2/models/vllm/generate", self._control)
+        app.router.add_post("/v2/models/embed/infer", self._infer)
+        runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.05)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        host, port = runner.addresses[0][:2]
+        self.url = f"http://{host}:{port}"
+        try:
+            yield self
+        finally:
+            await runner.cleanup()
+
+    async def _ready(self, request: web.Request) -> web.Response:
+        return web.Response(status=200 if self.alive else 400)
+
+    async def _control(self, request: web.Request) -> web.Response:
+        plan = json.loads((await request.json())["plan"])
+        if self.failing_aborts:
+            self.failing_aborts -= 1
+            return web.json_response({"error": "not now"}, status=500)
+        await self.aborts.put(plan["ids"])
+        return web.json_response({"event": "{}"})
+
+    async def _generate(self, request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        if body["id"] == "probe":
+            return await self._probe(request)
+        self.requests.append(body)
+        self.running += 1
+        self.most_running = max(self.most_running, self.running)
+        try:
+            return await self._stream(request, body)
+        finally:
+            self.running -= 1
+
+    async def _probe(self, request: web.Request) -> web.StreamResponse:
+        if not self.generates:
+            return web.json_response({"error": "the engine is dead"}, status=400)
+        return web.Response(
+            body=_event(_delta(_chat_choice(0, "x", "length", True), 1, {"prompt": 1, "completion": 1}))
+        )
+
+    async def _stream(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"content-type": "text/event-stream; charset=utf-8"})
+        script = self.script
+        for position, event in enumerate(_events(script, body)):
+            if position == script.hang_at:
+                self.hanging.set()
+                await asyncio.Event().wait()
+            if position == script.cut_at:
+                request.transport.abort()  # type: ignore[union-attr]
+                break
+            error = b"data: " + json.dumps({"error": script.error}).encode() + b"\n\n"
+            if position == script.fail_at == 0:
+                return web.Response(body=error, status=400)
+            if not response.prepared:
+                await response.prepare(request)
+            await response.write(error if position == script.fail_at else event)
+            if position == script.fail_at:
+                break
+        await response.write_eof()
+        return response
+
+    async def _infer(self, request: web.Request) -> web.Response:
+        data = await request.read()
+        length = int(request.headers[JSON_LENGTH])
+        first, _ = json.loads(data[:length])["inputs"]
+        split = length + first["parameters"]["binary_data_size"]
+        ids = np.frombuffer(data[length:split], dtype="<i4")
+        lengths = np.frombuffer(data[split:], dtype="<i4")
+        inputs = [part.tolist() for part in np.split(ids, np.cumsum(lengths)[:-1])]
+        self.inferences.append(inputs)
+        vectors = np.array([[len(one), *one[:3], 0, 0, 0][:DIMENSIONS] for one in inputs], dtype="<f4")
+        return _tensors({"embedding": vectors, "prompt_tokens": lengths})
+
+
+def _events(script: Script, body: dict[str, Any]) -> list[bytes]:
+    """One answer, its choices taking turns word by word."""
+    if script.raw is not None:
+        return [script.raw]
+    request = json.loads(body["request"])
+    choices = request.get("n", 1)
+    shape = _chat_choice if request["kind"] == "chat" else _text_choice
+    deltas = []
+    for position, word in enumerate(script.words):
+        last = position == len(script.words) - 1
+        for index in range(choices):
+            usage = None
+            if last and index == choices - 1:
+                tokens = len(script.words) * choices
+                usage = {"prompt": len(body["input_ids"]), "completion": tokens, "cached": 2}
+            choice = shape(index, word, script.finish if last else None, position == 0, bool(request.get("logprobs")))
+            deltas.append(_event(_delta(choice, 1, usage)))
+    return deltas
+
+
+def _chat_choice(index: int, text: str, finish: str | None, first: bool, logprobs: bool = False) -> dict[str, Any]:
+    delta = {"role": "assistant", "content": text} if first else {"content": text}
+    entry = {"token": text, "logprob": -0.5, "bytes": list(text.encode()), "top_logprobs": []}
+    return {
+        "index": index,
+        "delta": delta,
+        "logprobs": {"content": [entry]} if logprobs else None,
+        "finish_reason": finish,
+    }
+
+
+def _text_choice(index: int, text: str, finish: str | None, first: bool, logprobs: bool = False) -> dict[str, Any]:
+    table = {"tokens": [text], "token_logprobs": [-0.5], "top_logprobs": [{text: -0.5}], "text_offset": [0]}
+    return {"index": index, "text": text, "logprobs": table if logprobs else None, "finish_reason": finish}
+
+
+def _delta(choice: dict[str, Any], tokens: int, usage: dict[str, int] | None) -> dict[str, Any]:
+    delta: dict[str, Any] = {"choice": choice, "tokens": tokens}
+    if usage is not None:
+        delta |= {"usage": usage, "timings": {"queued": 1.0, "prefill": 2.0, "decode": 3.0}}
+    return delta
+
+
+def _event(delta: dict[str, Any]) -> bytes:
+    text = json.dumps(delta, separators=(",", ":"), ensure_ascii=False)
+    event = {"delta": text, "id": "", "model_name": "chat", "model_version": "1", "sequence_end": False}
+    return b"data: " + json.dumps(event).encode() + b"\n\n"
+
+
+def _tensors(outputs: dict[str, Any]) -> web.Response:
+    described = [
+        {
+            "name": name,
+            "datatype": "FP32" if values.dtype == np.float32 else "INT32",
+            "shape": list(values.shape),
+            "parameters": {"binary_data_size": values.nbytes},
+        }
+        for name, values in outputs.items()
+    ]
+    header = json.dumps({"model_name": "embed", "model_version": "1", "outputs": described}).encode()
+    body = header + b"".join(values.tobytes() for values in outputs.values())
+    return web.Response(body=body, headers={JSON_LENGTH: str(len(header))})

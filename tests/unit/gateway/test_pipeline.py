@@ -1,0 +1,139 @@
+"""The order of the stages, and that everything is given back however a request ends."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+
+import pytest
+
+from gateway.core.call import Call, Model, Task
+from gateway.core.job import Backend
+from gateway.core.limit import TimeLimit
+from gateway.core.ports import Reply
+from gateway.errors import DeadlineExceeded, Overloaded
+from gateway.pipeline import Pipeline
+
+MODEL = Model("tiny", "generate", 256, 0)
+
+
+@dataclass
+class Body:
+    model: str | None = "tiny"
+
+
+@dataclass
+class Stages:
+    """Every stage at once; each writes down what it does. `failing`: the stage that raises `error`."""
+
+    failing: str = ""
+    error: BaseException = field(default_factory=lambda: Overloaded("busy"))
+    done: list[str] = field(default_factory=list)
+
+    def _do(self, what: str) -> None:
+        self.done.append(what)
+        if what == self.failing:
+            raise self.error
+
+    @contextmanager
+    def entry(self, call: Call) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            self.done.append("written down")
+
+    def resolve(self, name: str | None, task: Task) -> Model:
+        self._do(f"resolve {name} to {task}")
+        return MODEL
+
+    async def prepare(self, call: Call, model: Model, body: Body) -> str:
+        self._do("count")
+        return "job"
+
+    @asynccontextmanager
+    async def turn(self, call: Call) -> AsyncIterator[None]:
+        self._do("turn")
+        try:
+            yield
+        finally:
+            self.done.append("turn over")
+
+    @asynccontextmanager
+    async def lease(self, call: Call) -> AsyncIterator[Backend]:
+        self._do("lease")
+        try:
+            yield Backend("b", "http://b")
+        finally:
+            self.done.append("lease over")
+
+    async def run(self, call: Call, job: str, backend: Backend, reply: Reply[str]) -> None:
+        self._do(f"run {job} on {backend.name}")
+        await reply.send("piece")
+
+
+class Pieces(list[str]):
+    async def send(self, piece: str) -> None:
+        self.append(piece)
+
+
+def pipeline(stages: Stages) -> Pipeline[Body, str, str]:
+    return Pipeline(
+        "generate",
+        models=stages,
+        tokens=stages,
+        admission=stages,
+        routing=stages,
+        engine=stages,
+        accounting=stages,
+    )
+
+
+def new_call(seconds: float = 10) -> Call:
+    return Call(id="r", uid="u", route="/", limit=TimeLimit(seconds))
+
+
+async def test_stages_come_in_order_and_leases_end_in_reverse() -> None:
+    stages, pieces, call = Stages(), Pieces(), new_call()
+    await pipeline(stages).run(call, Body(), pieces)
+    assert pieces == ["piece"]
+    assert call.model is MODEL
+    assert list(call.stages) == ["tokens", "admission", "routing"]
+    assert stages.done == [
+        "resolve tiny to generate",
+        "count",
+        "turn",
+        "lease",
+        "run job on b",
+        "lease over",
+        "turn over",
+        "written down",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("failing", "given_back"),
+    [
+        ("resolve tiny to generate", ["written down"]),
+        ("count", ["written down"]),
+        ("turn", ["written down"]),
+        ("lease", ["turn over", "written down"]),
+        ("run job on b", ["lease over", "turn over", "written down"]),
+    ],
+)
+@pytest.mark.parametrize("error", [Overloaded("busy"), asyncio.CancelledError(), RuntimeError("bug")])
+async def test_what_was_taken_is_given_back(failing: str, given_back: list[str], error: BaseException) -> None:
+    stages = Stages(failing=failing, error=error)
+    with pytest.raises(type(error)):
+        await pipeline(stages).run(new_call(), Body(), Pieces())
+    assert stages.done[stages.done.index(failing) + 1 :] == given_back
+
+
+async def test_a_deadline_that_passed_ends_the_request_at_its_next_wait() -> None:
+    class Silent(Pieces):
+        async def send(self, piece: str) -> None:
+            await asyncio.Event().wait()
+
+    stages = Stages()
+    with pytest.raises(DeadlineExceeded):
+        await pipeline(stages).run(new_call(seconds=0), Body(), Silent())
+    assert stages.done[-3:] == ["lease over", "turn over", "written down"]

