@@ -86,3 +86,4 @@ class Pipeline(Generic[Body, Job, Piece]):
                     async with self._routing.lease(call) as backend:
                         call.mark("routing")
                         await self._engine.run(call, job, backend, reply)
+                await reply.finish()

@@ -7,6 +7,7 @@ A part is a `ChildSpec`: command, environment, and the questions that tell wheth
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -26,6 +27,8 @@ from trireme.triton import (
 )
 
 PROBE_TIMEOUT_S = 20.0
+TOKEN_EVERY_S = 30.0
+LARGE_LOG_BYTES = 20_000_000
 
 
 def valkey_part(settings: Settings) -> ChildSpec:
@@ -61,7 +64,7 @@ def triton_part(settings: Settings) -> ChildSpec:
         is_ready=lambda: probes.http_ok(LOOPBACK, port, "/v2/health/ready"),
         start_timeout=300.0,
         stop_by=8.0,
-        is_alive=(lambda: engine_works(settings)) if settings.loads("chat") else None,
+        is_alive=EngineLiveness(settings) if settings.loads("chat") else None,
     )
 
 
@@ -109,6 +112,29 @@ def gateway_environment(settings: Settings) -> dict[str, str]:
     }
 
 
+class EngineLiveness:
+    """Triton calls a model ready whose process or engine is dead.
+
+    Each question is for the engine's state, which takes a millisecond; now and then it is for a real token, since an
+    engine that hangs still has a state. `clock`: monotonic seconds.
+    """
+
+    def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._token_at = clock()
+
+    def __call__(self) -> bool:
+        if probes.engine_is_dead(LOOPBACK, self._settings.ports.triton_http):
+            return False
+        if self._clock() - self._token_at < TOKEN_EVERY_S:
+            return True
+        works = engine_works(self._settings)
+        if works:
+            self._token_at = self._clock()
+        return works
+
+
 def engine_works(settings: Settings) -> bool:
     """Whether a token comes within the time-out, or, on a busy engine, tokens came for others meanwhile.
 
@@ -121,10 +147,12 @@ def engine_works(settings: Settings) -> bool:
 
 
 def log_file(settings: Settings, name: str) -> Path:
-    """Where a part's output goes."""
-    directory = settings.state_dir / "logs"
-    directory.mkdir(parents=True, exist_ok=True)
-    return directory / f"{name}.log"
+    """Where a part's output goes. A large one is put aside, once, at the start of the stack."""
+    path = settings.state_dir / "logs" / f"{name}.log"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and path.stat().st_size > LARGE_LOG_BYTES:
+        path.replace(path.with_suffix(".log.1"))
+    return path
 
 
 def reachable(host: str) -> str:

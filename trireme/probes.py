@@ -31,6 +31,13 @@ def http_ok(host: str, port: int, path: str) -> bool:
     return _request(host, port, "GET", path, timeout=QUICK_S)[0] == http.client.OK
 
 
+def engine_is_dead(host: str, port: int) -> bool:
+    """Triton answers for the engine, and what it answers is an error. Silence is no proof: it may be busy."""
+    body = json.dumps({"plan": json.dumps({"control": "stats"})})
+    status, _ = _request(host, port, "POST", "/v2/models/vllm/generate", body=body, timeout=QUICK_S)
+    return status >= http.client.BAD_REQUEST
+
+
 def triton_generates(host: str, port: int, timeout: float) -> bool:
     """One real token through the ensemble: a dead engine behind a live server still says READY."""
     body = json.dumps({"request": json.dumps(PING), "priority": 0})  # before everybody who waits

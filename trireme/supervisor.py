@@ -45,7 +45,7 @@ class Supervision:
     """The supervisor's own settings, in seconds."""
 
     backoff: Backoff = field(default_factory=Backoff)
-    probe_every: float = 30.0
+    probe_every: float = 3.0
     probes_allowed: int = 2
 
 

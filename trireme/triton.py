@@ -6,6 +6,7 @@ version beside it, and that interpreter's shared library on the loader's path.
 
 from __future__ import annotations
 
+import ctypes
 import filecmp
 import json
 import os
@@ -93,7 +94,8 @@ def triton_environment(settings: Settings) -> dict[str, str]:
     problem = check_libpython(libpython, (sys.version_info.major, sys.version_info.minor)).problem
     if problem:
         raise TriremeError(problem)
-    libraries = [str(Path(libpython).parent), str(package_dir("pytriton").parent / "nvidia_pytriton.libs")]
+    bundled = package_dir("pytriton").parent / "nvidia_pytriton.libs"
+    libraries = [str(Path(libpython).parent), str(bundled), *_numa(bundled, settings.state_dir / "triton" / "lib")]
     return {
         **inherited_environment(),
         "LD_LIBRARY_PATH": ":".join(libraries),
@@ -105,6 +107,21 @@ def triton_environment(settings: Settings) -> dict[str, str]:
         "TRIREME_LOG_LEVEL": settings.log_level,
         **_engine_environment(settings),
     }
+
+
+def _numa(bundled: Path, directory: Path) -> list[str]:
+    """A directory with `libnuma.so.1`, where the system has none: vLLM's CPU kernels are linked against it.
+
+    The library itself comes with tritonserver, under a name that only tritonserver looks for.
+    """
+    try:
+        ctypes.CDLL("libnuma.so.1")
+    except OSError:
+        directory.mkdir(parents=True, exist_ok=True)
+        for library in bundled.glob("libnuma-*.so*"):
+            _place(library, directory / "libnuma.so.1")
+        return [str(directory)]
+    return []
 
 
 def _engine_environment(settings: Settings) -> Mapping[str, str]:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 from gateway.core.call import Call
@@ -53,7 +54,13 @@ class Ledger:
     """Writes each call down once, the first time that it is closed."""
 
     def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
+        # Looking a child up by its labels costs more than counting; there are few of them, so all are kept.
+        self._requests = cache(metrics.requests.labels)
+        self._seconds = cache(metrics.seconds.labels)
+        self._stages = cache(metrics.stages.labels)
+        self._tokens = cache(metrics.tokens.labels)
+        self._first_token = cache(metrics.first_token.labels)
+        self._per_token = cache(metrics.per_token.labels)
 
     @contextmanager
     def entry(self, call: Call) -> Iterator[None]:
@@ -76,23 +83,22 @@ class Ledger:
             log.log(level, "request", extra={FIELDS: _line(call, outcome, seconds)})
 
     def _measure(self, call: Call, outcome: Outcome, seconds: float) -> None:
-        metrics = self._metrics
         model = call.model.name if call.model else UNKNOWN
-        metrics.requests.labels(call.route, model, outcome.name, str(outcome.status)).inc()
+        self._requests(call.route, model, outcome.name, str(outcome.status)).inc()
         for stage, milliseconds in call.stages.items():
-            metrics.stages.labels(stage).observe(milliseconds / 1000)
+            self._stages(stage).observe(milliseconds / 1000)
         if call.model is None:
             return
         if outcome.name == "ok":
-            metrics.seconds.labels(call.route, model).observe(seconds)
+            self._seconds(call.route, model).observe(seconds)
         for kind, number in _tokens(call).items():
-            metrics.tokens.labels(model, kind).inc(number)
+            self._tokens(model, kind).inc(number)
         if call.first_token_at is None or call.last_token_at is None:
             return
-        metrics.first_token.labels(model).observe(call.first_token_at - call.started)
+        self._first_token(model).observe(call.first_token_at - call.started)
         if call.tokens_seen > 1:
             between = (call.last_token_at - call.first_token_at) / (call.tokens_seen - 1)
-            metrics.per_token.labels(model).observe(between)
+            self._per_token(model).observe(between)
 
 
 def _tokens(call: Call) -> dict[str, int]:

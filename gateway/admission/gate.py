@@ -58,7 +58,6 @@ class Gate:
 
     def __init__(self, settings: GateSettings, metrics: Metrics) -> None:
         self._settings = settings
-        self._metrics = metrics
         self._running: set[Call] = set()
         self._queue: deque[_Waiter] = deque()
         self._running_tokens = 0
@@ -66,6 +65,10 @@ class Gate:
         self._empty = asyncio.Event()
         self._empty.set()
         self.closed = False
+        metrics.saturation.set_function(lambda: self.saturation)
+        metrics.running.set_function(lambda: len(self._running))
+        metrics.running_tokens.set_function(lambda: self._running_tokens)
+        metrics.queued.set_function(lambda: len(self._queue))
 
     @property
     def saturation(self) -> float:
@@ -100,7 +103,6 @@ class Gate:
             waiter = self._pop()
             if not waiter.turn.done():
                 waiter.turn.set_exception(_closing())
-        self._report()
 
     async def drained(self) -> None:
         """Returns when nothing runs any more."""
@@ -138,7 +140,6 @@ class Gate:
         waiter = _Waiter(call, asyncio.get_running_loop().create_future())
         self._queue.append(waiter)
         self._queued_tokens += call.cost
-        self._report()
         seconds = self._settings.queue_timeout_s
         try:
             async with asyncio.timeout(seconds):
@@ -161,7 +162,6 @@ class Gate:
         self._running.add(call)
         self._running_tokens += call.cost
         self._empty.clear()
-        self._report()
 
     def _leave(self, call: Call) -> None:
         self._running.discard(call)
@@ -176,19 +176,11 @@ class Gate:
             if not waiter.turn.done():
                 self._enter(waiter.call)
                 waiter.turn.set_result(None)
-        self._report()
 
     def _pop(self) -> _Waiter:
         waiter = self._queue.popleft()
         self._queued_tokens -= waiter.call.cost
         return waiter
-
-    def _report(self) -> None:
-        metrics = self._metrics
-        metrics.saturation.set(self.saturation)
-        metrics.running.set(len(self._running))
-        metrics.running_tokens.set(self._running_tokens)
-        metrics.queued.set(len(self._queue))
 
 
 def _closing() -> ShuttingDown:

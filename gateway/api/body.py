@@ -17,7 +17,7 @@ Body = TypeVar("Body")
 async def read_body(request: web.Request, parse: Callable[[bytes], Body]) -> Body:
     """Raises InvalidRequest, UnsupportedMediaType, PayloadTooLarge."""
     sent = request.headers.get("content-type")
-    if sent is not None and request.content_type != JSON_TYPE:
+    if sent not in (None, JSON_TYPE) and request.content_type != JSON_TYPE:
         raise UnsupportedMediaType(f"content-type {sent} is not understood: send {JSON_TYPE}")
     most = request.app[HTTP].max_body_bytes
     if (request.content_length or 0) > most:

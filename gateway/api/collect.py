@@ -53,6 +53,9 @@ class CollectedReply:
             gathered = self._choices[choice.index] = _Gathered()
         gathered.add(choice)
 
+    async def finish(self) -> None:
+        """The handler sends it all."""
+
     def chat_choices(self) -> list[ChatChoice]:
         return [
             ChatChoice(index, ChatMessage("assistant", "".join(one.texts)), one.logprobs, one.finish_reason)

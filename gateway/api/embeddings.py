@@ -25,6 +25,9 @@ class VectorReply:
     async def send(self, piece: Vectors) -> None:
         self.vectors = piece
 
+    async def finish(self) -> None:
+        """The handler encodes and sends them."""
+
 
 async def create(request: web.Request) -> web.StreamResponse:
     body = await read_body(request, parse_embedding)

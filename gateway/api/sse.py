@@ -1,9 +1,8 @@
 """A streamed answer: server-sent events as OpenAI sends them."""
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
+from types import TracebackType
 
 import msgspec
 from aiohttp import web
@@ -22,6 +21,8 @@ _HEADERS = {
 _DONE = b"data: [DONE]\n\n"
 _NO_USAGE = b'],"usage":null}\n\n'
 _END = b"]}\n\n"
+# Bytes that always fit into an empty write buffer (asyncio and uvloop: 64 KiB), so that no write has to wait.
+_CANNOT_BLOCK = 32 * 1024
 
 
 @dataclass(frozen=True)
@@ -58,18 +59,21 @@ class StreamedReply:
 
     async def finish(self) -> None:
         """The usage, if it was asked for, and the end. Raises ClientGone."""
+        last = _DONE
         if self._shape.include_usage:
             usage = msgspec.json.encode(UsageBody.of(self._call.usage))
-            await self._write(b"".join((self._prefix, b'],"usage":', usage, b"}\n\n")))
-        await self._write(_DONE)
-        await self._end()
+            last = b"".join((self._prefix, b'],"usage":', usage, b"}\n\n", _DONE))
+        await self._end(last)
 
     async def fail(self, error: GatewayError) -> None:
-        """An error event, and the end without [DONE]."""
-        if isinstance(error, ClientGone):
-            return
-        await self._write(b"".join((b"data: ", error_body(error), b"\n\n")))
-        await self._end()
+        """An error event, and the end without [DONE]. A client that takes no more is cut off."""
+        try:
+            if isinstance(error, ClientGone):
+                raise error
+            await self._end(b"".join((b"data: ", error_body(error), b"\n\n")))
+        except ClientGone:
+            if self._request.transport is not None:
+                self._request.transport.abort()
 
     async def _start(self) -> None:
         """Several prompts' streams may come here at the same time."""
@@ -80,29 +84,47 @@ class StreamedReply:
             head = {"id": shape.id, "object": shape.object, "created": call.created, "model": _name(call)}
             self._prefix = b"".join((b"data: ", msgspec.json.encode(head)[:-1], b',"choices":['))
             self.response.headers.update(standard_headers(call))
-            with _client_faults():
+            with _CLIENT_FAULTS:
                 await self.response.prepare(self._request)
             self.started = True
 
     async def _write(self, data: bytes) -> None:
-        with _client_faults():
+        with _CLIENT_FAULTS:
+            if len(data) < _CANNOT_BLOCK and self._backlog() == 0:
+                await self.response.write(data)
+                return
             async with asyncio.timeout(self._write_timeout_s):
                 await self.response.write(data)
 
-    async def _end(self) -> None:
-        with _client_faults():
+    async def _end(self, last: bytes) -> None:
+        with _CLIENT_FAULTS:
             async with asyncio.timeout(self._write_timeout_s):
-                await self.response.write_eof()
+                await self.response.write_eof(last)
+
+    def _backlog(self) -> int:
+        """Bytes that the client has not taken yet. Raises ConnectionResetError when it is gone."""
+        transport = self._request.transport
+        if transport is None:
+            raise ConnectionResetError
+        return transport.get_write_buffer_size()
 
 
-@contextmanager
-def _client_faults() -> Iterator[None]:
-    try:
-        yield
-    except ConnectionError as error:
-        raise ClientGone("the client closed the connection") from error
-    except TimeoutError as error:
-        raise ClientGone("the client stopped reading") from error
+class _ClientFaults:
+    """ConnectionError and TimeoutError → ClientGone. A class, for it is entered with every token."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, ConnectionError):
+            raise ClientGone("the client closed the connection") from error
+        if isinstance(error, TimeoutError):
+            raise ClientGone("the client stopped reading") from error
+
+
+_CLIENT_FAULTS = _ClientFaults()
 
 
 def _name(call: Call) -> str:

@@ -15,7 +15,6 @@ async def stream_answer(request: web.Request, body: GenerationRequest, shape: St
     reply = StreamedReply(request, call, shape, request.app[HTTP].write_timeout_s)
     try:
         await request.app[GENERATION].run(call, body, reply)
-        await reply.finish()
     except Exception as error:  # boundary: once the stream has begun, only an event in it can tell the client
         if not reply.started:
             raise

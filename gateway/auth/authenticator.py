@@ -83,12 +83,12 @@ class Authenticator:
         return Caller(record.key_id, record.tenant, record.scopes)
 
     async def _find(self, secret: str) -> KeyRecord | None:
-        if not well_formed(secret):
-            return None
         digest = self._store.digest(secret)
         known = self._known.get(digest)
         if known is not None and hmac.compare_digest(known.digest, digest):
             return known if known.usable(self._clock()) else None
+        if not well_formed(secret):
+            return None
         with _valkey_faults():
             async with asyncio.timeout(self._timeout_s):
                 found = await self._store.find_digest(digest)

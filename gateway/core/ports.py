@@ -11,3 +11,7 @@ class Reply(Protocol[Piece_contra]):
     async def send(self, piece: Piece_contra) -> None:
         """Returns when there is room for the next piece. Raises ClientGone."""
         ...
+
+    async def finish(self) -> None:
+        """All pieces were sent. Raises ClientGone."""
+        ...

@@ -19,7 +19,12 @@ class HealthSettings:
         Seconds, Setting("Between questions for readiness.", env="PROBE_INTERVAL_S", unit="s")
     ] = 2.0
     fast_probe_interval_s: Annotated[
-        Seconds, Setting("The same while the backend is not healthy.", env="FAST_PROBE_INTERVAL_S", unit="s")
+        Seconds,
+        Setting(
+            "The same while the backend is not healthy, or just failed to answer.",
+            env="FAST_PROBE_INTERVAL_S",
+            unit="s",
+        ),
     ] = 0.5
     probe_timeout_s: Annotated[
         Seconds, Setting("Longest wait for an answer to them.", env="PROBE_TIMEOUT_S", unit="s")
@@ -63,7 +68,8 @@ class Health:
     @property
     def interval(self) -> float:
         """Seconds until the next probe."""
-        return self._settings.probe_interval_s if self.healthy else self._settings.fast_probe_interval_s
+        calm = self.healthy and self._failures == 0
+        return self._settings.probe_interval_s if calm else self._settings.fast_probe_interval_s
 
     def generation_due(self, served_at: float | None = None) -> bool:
         """Whether the next probe must generate. `served_at`: when real traffic last got a token."""

@@ -43,6 +43,7 @@ class JsonFormatter(logging.Formatter):
 
 def configure_logging(settings: LogSettings) -> None:
     """Everything in this process logs through one handler."""
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=settings.level.upper(), handlers=[handler], force=True)

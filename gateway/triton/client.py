@@ -8,6 +8,7 @@ import aiohttp
 import msgspec
 
 from gateway.core.job import Backend
+from gateway.core.patience import Patience
 from gateway.triton.events import EventSplitter
 from gateway.triton.faults import error_of, faults
 from gateway.triton.settings import TritonSettings
@@ -24,25 +25,24 @@ class _Error(msgspec.Struct):
 class EventStream:
     """The events of one streaming answer."""
 
-    def __init__(self, backend: Backend, response: aiohttp.ClientResponse, settings: TritonSettings) -> None:
-        self._backend = backend
-        self._content = response.content
-        self._events = EventSplitter(settings.max_event_bytes)
-        self._idle_timeout_s = settings.idle_timeout_s
+    def __init__(self, content: aiohttp.StreamReader, patience: Patience, max_event_bytes: int) -> None:
+        self._content = content
+        self._patience = patience
+        self._events = EventSplitter(max_event_bytes)
 
     async def read(self) -> list[bytes]:
-        """The next events (JSON), at least one; none at the end. Raises BackendLost, BackendTimeout, BackendFailed.
+        """The next events (JSON), at least one; none at the end.
 
         Only one piece is read ahead: a slow reader slows Triton down by way of TCP.
         """
         events: list[bytes] = []
-        with faults(self._backend):
-            while not events:
-                async with asyncio.timeout(self._idle_timeout_s):
-                    data = await self._content.readany()
-                if not data:
-                    break
-                events = self._events.feed(data)
+        while not events:
+            self._patience.wait()
+            data = await self._content.readany()
+            self._patience.done()
+            if not data:
+                break
+            events = self._events.feed(data)
         return events
 
 
@@ -56,15 +56,17 @@ class TritonClient:
     @asynccontextmanager
     async def stream(self, backend: Backend, path: str, body: bytes) -> AsyncIterator[EventStream]:
         """POST and hand over the answer's events. Leaving before their end closes the connection."""
+        settings = self._settings
         with faults(backend):
-            async with asyncio.timeout(self._settings.first_byte_timeout_s):
+            async with asyncio.timeout(settings.first_byte_timeout_s):
                 response = await self._session.post(f"{backend.url}{path}", data=body, headers=_JSON)
-        try:
-            if response.status != _OK:
-                raise await _refusal(backend, response)
-            yield EventStream(backend, response, self._settings)
-        finally:
-            response.close()
+            try:
+                if response.status != _OK:
+                    raise await _refusal(backend, response)
+                async with Patience(settings.idle_timeout_s) as patience:
+                    yield EventStream(response.content, patience, settings.max_event_bytes)
+            finally:
+                response.close()
 
     async def post(
         self, backend: Backend, path: str, body: bytes, headers: Mapping[str, str] = _JSON, *, timeout_s: float
@@ -89,8 +91,7 @@ class TritonClient:
 
 async def _refusal(backend: Backend, response: aiohttp.ClientResponse) -> Exception:
     """The error in an answer that is none: JSON, or JSON in a server-sent event."""
-    with faults(backend):
-        data = await response.content.read(_MAX_ERROR_BYTES)
+    data = await response.content.read(_MAX_ERROR_BYTES)
     text = data.removeprefix(b"data:").strip()
     try:
         message = msgspec.json.decode(text, type=_Error).error

@@ -10,6 +10,11 @@ from gateway.triton.generation import PATH as GENERATE_PATH
 _ONE_TOKEN = b'{"id":"probe","request":"{\\"prompt\\":\\"Hi\\",\\"max_tokens\\":1}"}'
 
 
+# Triton calls a model ready whose process has died, and one whose engine has; only a request tells.
+_STATE_PATH = "/v2/models/vllm/generate"
+_STATE = b'{"plan":"{\\"control\\":\\"stats\\"}"}'
+
+
 class TritonProbe:
     """`models`: those that must be ready. Times in seconds."""
 
@@ -24,6 +29,7 @@ class TritonProbe:
     async def ready(self, backend: Backend) -> None:
         for path in self._paths:
             await self._client.get(backend, path, timeout_s=self._ready_timeout_s)
+        await self._client.post(backend, _STATE_PATH, _STATE, timeout_s=self._ready_timeout_s)
 
     async def generate(self, backend: Backend) -> None:
         """One token, through every step of the ensemble."""

@@ -66,6 +66,8 @@ class FakeTriton:
 
     async def _control(self, request: web.Request) -> web.Response:
         plan = json.loads((await request.json())["plan"])
+        if plan["control"] == "stats":
+            return web.json_response({"event": "{}"}, status=200 if self.alive else 400)
         if self.failing_aborts:
             self.failing_aborts -= 1
             return web.json_response({"error": "not now"}, status=500)

@@ -75,6 +75,9 @@ class Pieces(list[str]):
     async def send(self, piece: str) -> None:
         self.append(piece)
 
+    async def finish(self) -> None:
+        self.append("end")
+
 
 def pipeline(stages: Stages) -> Pipeline[Body, str, str]:
     return Pipeline(
@@ -95,7 +98,7 @@ def new_call(seconds: float = 10) -> Call:
 async def test_stages_come_in_order_and_leases_end_in_reverse() -> None:
     stages, pieces, call = Stages(), Pieces(), new_call()
     await pipeline(stages).run(call, Body(), pieces)
-    assert pieces == ["piece"]
+    assert pieces == ["piece", "end"]
     assert call.model is MODEL
     assert list(call.stages) == ["tokens", "admission", "routing"]
     assert stages.done == [

@@ -1,7 +1,9 @@
 """Each thing that an unsupported machine lacks gets one sentence that names the remedy."""
 
 import sys
+import sysconfig
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +22,7 @@ GOOD = Machine(
 )
 
 
-def problems(**changes: object) -> list[str]:
+def problems(**changes: Any) -> list[str]:
     return [check.problem for check in machine_checks(GOOD._replace(**changes)) if check.problem]
 
 
@@ -44,7 +46,7 @@ def test_a_good_machine_has_no_problem() -> None:
         ({"free_gb": 2.0}, ("6 GB", "2.0 GB free")),
     ],
 )
-def test_each_lack_is_one_sentence_with_its_remedy(changes: dict[str, object], words: tuple[str, ...]) -> None:
+def test_each_lack_is_one_sentence_with_its_remedy(changes: dict[str, Any], words: tuple[str, ...]) -> None:
     [problem] = problems(**changes)
     assert all(word in problem for word in words), problem
     assert problem.endswith(".")
@@ -67,7 +69,7 @@ def test_the_interpreters_own_library_directory_comes_first(tmp_path: Path) -> N
 
 def test_debians_multiarch_directory_is_looked_into(monkeypatch: pytest.MonkeyPatch) -> None:
     values = {"LIBDIR": "/usr/lib", "MULTIARCH": "x86_64-linux-gnu"}
-    monkeypatch.setattr(machine.sysconfig, "get_config_var", values.get)
+    monkeypatch.setattr(sysconfig, "get_config_var", values.get)
     name, places = machine.libpython_places()
     assert name == f"libpython{sys.version_info.major}.{sys.version_info.minor}.so.1.0"
     assert Path("/usr/lib/x86_64-linux-gnu") in places

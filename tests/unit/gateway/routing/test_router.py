@@ -8,7 +8,7 @@ from prometheus_client import Gauge
 from gateway.core.call import Call
 from gateway.core.job import Backend
 from gateway.core.limit import TimeLimit
-from gateway.errors import BackendFailed, BackendLost, BackendUnavailable
+from gateway.errors import BackendFailed, BackendLost, BackendTimeout, BackendUnavailable, GatewayError
 from gateway.routing.health import Health, HealthSettings
 from gateway.routing.router import Router
 from tests.unit.gateway.waiting import until
@@ -19,6 +19,7 @@ BACKEND = Backend("b", "http://b")
 class FakeProbe:
     def __init__(self) -> None:
         self.alive = True
+        self.failure: GatewayError | None = None
         self.asked: list[str] = []
 
     async def ready(self, backend: Backend) -> None:
@@ -29,6 +30,8 @@ class FakeProbe:
 
     async def _ask(self, what: str) -> None:
         self.asked.append(what)
+        if self.failure:
+            raise self.failure
         if not self.alive:
             raise BackendFailed(f"not {what}")
 
@@ -66,6 +69,39 @@ async def test_a_lost_connection_ends_the_leasing_and_hurries_the_next_probe() -
     assert not health.healthy
     async with asyncio.timeout(1):
         await watch
+
+
+async def test_a_backend_that_says_it_is_dead_loses_its_leases_which_would_never_end() -> None:
+    probe = FakeProbe()
+    router, health = new_router(probe)
+    await router.examine()
+    begun = asyncio.Event()
+
+    async def wait_for_ever() -> None:
+        async with router.lease(new_call()):
+            begun.set()
+            await asyncio.Event().wait()
+
+    waiting = asyncio.create_task(wait_for_ever())
+    await begun.wait()
+    probe.alive = False
+    await router.examine()
+    assert not waiting.done()
+    await router.examine()
+    assert not health.healthy
+    with pytest.raises(BackendLost, match="not ready"):
+        await waiting
+
+
+async def test_a_silent_backend_keeps_its_leases() -> None:
+    probe = FakeProbe()
+    router, health = new_router(probe, failures=1)
+    await router.examine()
+    probe.failure = BackendTimeout("no answer")
+    async with router.lease(new_call()):
+        await router.examine()
+        assert not health.healthy
+        await asyncio.sleep(0)
 
 
 async def test_an_error_of_the_backend_is_no_lost_connection() -> None:
