@@ -51,7 +51,7 @@ class FakeTriton:
         app.router.add_post("/v2/models/chat/generate_stream", self._generate)
         app.router.add_post("/v2/models/vllm/generate", self._control)
         app.router.add_post("/v2/models/embed/infer", self._infer)
-        runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.05)
+        self._runner = runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.05)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         host, port = runner.addresses[0][:2]
@@ -60,6 +60,10 @@ class FakeTriton:
             yield self
         finally:
             await runner.cleanup()
+
+    async def stop(self) -> None:
+        """Close every connection and take no more."""
+        await self._runner.cleanup()
 
     async def _ready(self, request: web.Request) -> web.Response:
         return web.Response(status=200 if self.alive else 400)
