@@ -13,10 +13,11 @@ MAX_NUM_SEQS = 4
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedStack]:
-    """Few slots in the engine, so that tests can fill them."""
-    settings = isolated_settings(tmp_path_factory.mktemp("stack"), engine="vllm")
-    arguments = {**settings.engine_args, "max_num_seqs": MAX_NUM_SEQS}
-    settings = isolated_settings(tmp_path_factory.mktemp("stack"), engine="vllm", engine_args=arguments)
+    """Few slots in the engine, so that tests can fill them, and no test tokens among those that they count."""
+    state = tmp_path_factory.mktemp("stack")
+    arguments = {**isolated_settings(state).engine_args, "max_num_seqs": MAX_NUM_SEQS}
+    quiet = {"routing": {"generation_interval_s": 3600.0}}
+    settings = isolated_settings(state, engine="vllm", engine_args=arguments, gateway=quiet)
     with EmbeddedStack(settings) as running:
         yield running
 
