@@ -29,6 +29,7 @@ check: setup ## Lint, check types and the architecture
 	$(VENV)/ruff format --check .
 	$(VENV)/mypy
 	$(VENV)/lint-imports
+	$(VENV)/hadolint docker/*.Dockerfile
 
 bench: setup ## Measure, side by side with vLLM's own server
 	@exec $(VENV)/python -m benchmarks

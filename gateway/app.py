@@ -203,7 +203,7 @@ async def serve(settings: Settings) -> None:
 
 
 def make_runner(app: web.Application) -> web.AppRunner:
-    """Handlers are cancelled when their client leaves; aiohttp does that only when told to (FACTS D1)."""
+    """Handlers are cancelled when their client leaves; aiohttp does that only when told to."""
     return web.AppRunner(
         app, handler_cancellation=True, shutdown_timeout=FAREWELL_S / 2, keepalive_timeout=KEEP_ALIVE_S, access_log=None
     )

@@ -22,7 +22,7 @@
     ├── BackendTimeout             504  server_error           backend_timeout           retryable
     └── DeadlineExceeded           504  server_error           deadline_exceeded         the client's own deadline
 
-`api/errors.py` alone renders them.
+`api/responses.py` alone renders them.
 """
 
 from collections.abc import Mapping

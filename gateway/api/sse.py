@@ -37,7 +37,7 @@ class StreamShape:
 class StreamedReply:
     """Headers go out with the first chunk, so that whatever fails before it still gets a status of its own.
 
-    Choices are spliced between bytes that are the same for all chunks: nothing is encoded again (FACTS D4).
+    Choices are spliced between bytes that are the same for all chunks: nothing is encoded again.
     `write_timeout_s`: how long a client may leave its side of the connection full.
     """
 

@@ -1,4 +1,7 @@
-"""Work that nobody waits for is stopped in the engine; closing the connection alone would not do that (FACTS B4)."""
+"""Work that nobody waits for is stopped in the engine.
+
+Closing the connection alone would not do that: the steps of an ensemble run on.
+"""
 
 import asyncio
 from collections.abc import Iterable
