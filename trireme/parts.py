@@ -123,7 +123,7 @@ class EngineLiveness:
         self._settings = settings
         self._clock = clock
         self._token_at = clock()
-        self._tokens = 0.0
+        self._tokens = -1.0
 
     def __call__(self) -> bool:
         if probes.engine_is_dead(LOOPBACK, self._settings.ports.triton_http):

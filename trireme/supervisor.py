@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from trireme.cores import keep_off_the_engine
 from trireme.errors import Interrupted, StartError
 from trireme.process import ChildProcess
 from trireme.restart import Backoff, Liveness, RestartState
@@ -172,6 +173,7 @@ class Supervisor:
         child.ready = True
         if child.process:
             child.process.remember_shared_memory()
+        keep_off_the_engine([one.pid for one in self.children.values() if one.pid is not None])
         child.next_probe = self._clock() + self._supervision.probe_every
 
     def _look_after(self, child: Child) -> None:
