@@ -10,18 +10,24 @@ _SERVER_ERROR = 500
 
 
 class EngineError(Exception):
-    """The engine refused or failed one request. `code`: a word of docs/api.md; `status`: the HTTP status it means."""
+    """The engine refused or failed one request.
 
-    def __init__(self, message: str, *, code: str = "engine_error", status: int = 500) -> None:
+    `code`: a word of docs/api.md; `status`: the HTTP status it means; `param`: the field that the engine refused.
+    """
+
+    def __init__(
+        self, message: str, *, code: str = "engine_error", status: int = 500, param: str | None = None
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.code = code
         self.status = status
+        self.param = param
 
     @property
     def body(self) -> ErrorBody:
         kind = "invalid_request_error" if self.status < _SERVER_ERROR else "server_error"
-        return ErrorBody(message=self.message, type=kind, code=self.code)
+        return ErrorBody(message=self.message, type=kind, code=self.code, param=self.param)
 
 
 class EngineUnavailableError(EngineError):

@@ -94,7 +94,7 @@ class VllmEngine:
         except errors.EngineGenerateError as error:
             raise EngineError("the engine failed to generate") from error
         except (ValueError, _client_error()) as error:
-            raise EngineError(str(error), code="invalid_value", status=400) from error
+            raise refused(error) from error
 
     def state(self) -> EngineState:
         config = self._engine.vllm_config
@@ -185,7 +185,7 @@ def sampling_params(plan: Plan) -> Any:
             output_kind=module.RequestOutputKind.DELTA,
         )
     except (ValueError, _client_error()) as error:
-        raise EngineError(str(error), code="invalid_value", status=400) from error
+        raise refused(error) from error
 
 
 def greedy_copies(plan: Plan) -> int:
@@ -198,6 +198,11 @@ def repeat(output: EngineOutput, copies: int) -> list[EngineOutput]:
     if copies == 1:
         return [output]
     return [replace(output, index=index, last=output.last and index == copies - 1) for index in range(copies)]
+
+
+def refused(error: Exception) -> EngineError:
+    """What vLLM did not like of a request; its newer errors name the parameter."""
+    return EngineError(str(error), code="invalid_value", status=400, param=getattr(error, "parameter", None))
 
 
 def _client_error() -> type[Exception]:

@@ -13,7 +13,6 @@ from python_backends.preprocessing.schema import (
     EmbeddingRequest,
     GenerationRequest,
     Inputs,
-    SamplingFields,
 )
 
 # Parameters of the OpenAI API that Trireme knows of and does not serve (yet): named, so that the message can say so.
@@ -199,7 +198,10 @@ def _check_inputs(inputs: Inputs, param: str) -> None:
         raise RequestError(f"{param} has {len(inputs)} entries; at most {MAX_INPUTS} are allowed", param=param)
 
 
-def _check_sampling(request: SamplingFields) -> None:
+def _check_sampling(request: GenerationRequest) -> None:
+    limit = request.token_limit
+    if limit and (request.min_tokens or 0) > limit:
+        raise RequestError(f"min_tokens is {request.min_tokens}, more than the {limit} allowed", param="min_tokens")
     if request.stream_options is not None and not request.stream:
         raise RequestError("stream_options needs stream: true", param="stream_options")
     for token in request.logit_bias or ():

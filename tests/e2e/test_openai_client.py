@@ -177,6 +177,9 @@ def test_errors_arrive_as_the_right_exceptions(client: openai.OpenAI, model: str
     with pytest.raises(openai.BadRequestError) as wrong:
         client.chat.completions.create(model=model, messages=FRANCE, temperature=9)
     assert wrong.value.param == "temperature"
+    with pytest.raises(openai.BadRequestError) as beyond:
+        client.chat.completions.create(model=model, messages=FRANCE, logit_bias={"99999999": 1}, max_tokens=1)
+    assert beyond.value.param == "logit_bias", "only the engine knows its vocabulary, and its word reaches the client"
     with pytest.raises(openai.BadRequestError) as unknown:
         client.chat.completions.create(model=model, messages=FRANCE, extra_body={"tempreature": 1})
     assert (unknown.value.param, unknown.value.code) == ("tempreature", "unknown_parameter")

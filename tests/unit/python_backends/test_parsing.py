@@ -42,6 +42,7 @@ def refused(body: bytes) -> RequestError:
         ({"n": 1000}, "n", "invalid_value"),
         ({"max_tokens": True}, "max_tokens", "invalid_type"),
         ({"max_tokens": 0}, "max_tokens", "invalid_value"),
+        ({"max_tokens": 3, "min_tokens": 4}, "min_tokens", "invalid_value"),
         ({"max_tokens": 1, "max_completion_tokens": 2}, "max_tokens", "invalid_value"),
         ({"stop": ["a"] * 17}, "stop", "invalid_value"),
         ({"stop": [""]}, "stop[0]", "invalid_value"),
