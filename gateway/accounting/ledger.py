@@ -67,7 +67,7 @@ class Ledger:
         """The call's entry is written when this is left."""
         try:
             yield
-        except BaseException as error:
+        except BaseException as error:  # cancellations too: every ending is written down, then goes on its way
             self.close(call, outcome_of(error))
             raise
         self.close(call, outcome_of(None))

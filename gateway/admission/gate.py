@@ -144,7 +144,7 @@ class Gate:
         try:
             async with asyncio.timeout(seconds):
                 await waiter.turn
-        except BaseException as error:
+        except BaseException as error:  # cancellations too: a place in the queue is given back however the wait ends
             self._give_up(waiter)
             if isinstance(error, TimeoutError):
                 raise QueueTimeout(f"no turn came within {seconds:g} s: the server is busy") from None
