@@ -32,7 +32,7 @@ def keep_off_the_engine(roots: Sequence[int]) -> None:
     """Move the processes below `roots` (pids) off the engine's cores; does nothing where there is no engine."""
     processes = [process for pid in roots for process in _family(pid)]
     workers = [process for process in processes if _is_worker(process)]
-    cores = frozenset(range(os.cpu_count() or 1))
+    cores = frozenset(os.sched_getaffinity(0))
     rest = rest_of(cores, [_affinity(worker.pid) for worker in workers])
     if not rest:
         return
