@@ -39,6 +39,7 @@ from gateway.auth.store import KeyStore
 from gateway.config import Settings, read_pepper
 from gateway.core.job import Backend
 from gateway.errors import ShuttingDown
+from gateway.limits.limiter import Limiter
 from gateway.pipeline import Pipeline
 from gateway.routing.health import Health
 from gateway.routing.models import Models, read_models
@@ -52,6 +53,8 @@ from gateway.triton.client import TritonClient
 from gateway.triton.embedding import Embedding
 from gateway.triton.generation import Generation
 from gateway.triton.probe import TritonProbe
+from gateway.valkey.connection import Valkey
+from gateway.valkey.outbox import Outbox
 from python_backends.preprocessing.prompts import PromptBuilder
 from python_backends.preprocessing.tokenizer import TextTokenizer
 
@@ -60,6 +63,9 @@ log = logging.getLogger(__name__)
 SETTINGS = web.AppKey("SETTINGS", Settings)
 TASKS = web.AppKey("TASKS", Tasks)
 CLIENT = web.AppKey("CLIENT", TritonClient)
+REDIS = web.AppKey("REDIS", Redis)
+VALKEY = web.AppKey("VALKEY", Valkey)
+OUTBOX = web.AppKey("OUTBOX", Outbox)
 
 KEEP_ALIVE_S = 75.0
 # Between the end of draining and the end of the process: clients read their last error, aborts reach the engine.
@@ -79,7 +85,7 @@ def make_app(settings: Settings) -> web.Application:
     app[MODELS] = Models(read_models(settings.models))
     app[TEXTS] = _texts(settings)
     app[OPENAPI] = describe(table, version("trireme"))
-    app.cleanup_ctx.extend([_threads, _tasks, _triton, _keys, _stages, _watch])
+    app.cleanup_ctx.extend([_threads, _tasks, _triton, _valkey, _keys, _stages, _watch])
     add_endpoints(app, table)
     return app
 
@@ -115,7 +121,8 @@ async def _tasks(app: web.Application) -> AsyncIterator[None]:
     yield
 
 
-async def _keys(app: web.Application) -> AsyncIterator[None]:
+async def _valkey(app: web.Application) -> AsyncIterator[None]:
+    """The background tasks end here, with what they need still there."""
     settings = app[SETTINGS].auth
     # With a socket_timeout redis-py uses asyncio.wait_for, which before Python 3.12 swallows cancellations.
     pool = BlockingConnectionPool.from_url(
@@ -127,13 +134,23 @@ async def _keys(app: web.Application) -> AsyncIterator[None]:
         retry=Retry(NoBackoff(), 1),
     )
     async with Redis.from_pool(pool) as redis:
-        authenticator = Authenticator(
-            KeyStore(redis, read_pepper(settings)), app[METRICS].keys_synced, settings.valkey_timeout_s
-        )
-        app[AUTHENTICATOR] = authenticator
-        app[TASKS].keep("follow keys", lambda: authenticator.follow(redis, settings.snapshot_ttl_s))
+        app[REDIS] = redis
+        app[VALKEY] = Valkey(redis, app[SETTINGS].valkey, app[METRICS].valkey_degraded)
+        app[OUTBOX] = Outbox(app[VALKEY])
+        app[TASKS].keep("send outbox", app[OUTBOX].run)
         yield
         await app[TASKS].close(FAREWELL_S)
+        await app[OUTBOX].flush()
+
+
+async def _keys(app: web.Application) -> AsyncIterator[None]:
+    settings, redis = app[SETTINGS].auth, app[REDIS]
+    authenticator = Authenticator(
+        KeyStore(redis, read_pepper(settings)), app[METRICS].keys_synced, settings.valkey_timeout_s
+    )
+    app[AUTHENTICATOR] = authenticator
+    app[TASKS].keep("follow keys", lambda: authenticator.follow(redis, settings.snapshot_ttl_s))
+    yield
 
 
 async def _stages(app: web.Application) -> AsyncIterator[None]:
@@ -141,10 +158,12 @@ async def _stages(app: web.Application) -> AsyncIterator[None]:
     app[GATE] = Gate(settings.admission, metrics)
     app[ROUTER] = _router(settings, client, metrics)
     aborts = Aborts(client, app[TASKS], settings.triton, metrics.aborts)
+    limiter = Limiter()
     app[GENERATION] = Pipeline(
         "generate",
         models=app[MODELS],
         tokens=GenerationTokens(app[TEXTS].builders, app[TOKENIZING], settings.tokens),
+        limits=limiter,
         admission=app[GATE],
         routing=app[ROUTER],
         engine=Generation(client, aborts, settings.triton.prompts_at_once),
@@ -154,6 +173,7 @@ async def _stages(app: web.Application) -> AsyncIterator[None]:
         "embed",
         models=app[MODELS],
         tokens=EmbeddingTokens(app[TEXTS].tokenizers, app[TOKENIZING]),
+        limits=limiter,
         admission=app[GATE],
         routing=app[ROUTER],
         engine=Embedding(client, settings.triton.first_byte_timeout_s),

@@ -24,6 +24,7 @@ from gateway.routing.models import ModelSettings, read_models
 from gateway.telemetry.logs import LogSettings
 from gateway.tokens.counting import TokenSettings
 from gateway.triton.settings import TritonSettings
+from gateway.valkey.connection import ValkeySettings
 
 CONFIG_VARIABLE = f"{PREFIX}CONFIG"
 MIN_PEPPER_BYTES = 16
@@ -73,6 +74,7 @@ class Settings:
     http: HttpSettings
     models: ModelSettings
     auth: AuthSettings
+    valkey: ValkeySettings
     tokens: TokenSettings
     admission: GateSettings
     routing: HealthSettings

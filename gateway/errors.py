@@ -8,15 +8,25 @@
     │   ├── MethodNotAllowed       405                         method_not_allowed
     │   ├── PayloadTooLarge        413                         payload_too_large
     │   ├── UnsupportedMediaType   415                         unsupported_media_type
-    │   └── InvalidKey             401                         invalid_api_key
+    │   ├── InvalidKey             401                         invalid_api_key
+    │   ├── NotFound               404                         not_found                 of the admin API
+    │   ├── Conflict               409                         conflict                  of the admin API
+    │   ├── IdempotencyMismatch    422                         idempotency_key_reused
+    │   └── ExceedsLimit           400                         exceeds_limit             waiting could never help
     ├── MissingScope               403  permission_error       insufficient_scope
+    │   └── ModelNotAllowed        403                         model_not_allowed
+    ├── InProgress                 409  conflict_error         idempotency_in_progress   retryable
     ├── QueueTimeout               408  server_error           queue_timeout             retryable
     ├── Overloaded                 429  rate_limit_error       overloaded                retryable
+    │   ├── RateLimited            429                         rate_limit_exceeded
+    │   └── TooManyFailures        429                         too_many_failed_attempts
+    ├── QuotaExceeded              429  insufficient_quota     insufficient_quota        not retryable
     ├── ClientGone                 499  cancelled              client_gone               only ever seen in the log
     ├── BackendFailed              502  server_error           backend_failed            retryable
     │   └── BackendLost            502                         backend_lost              retryable, ejects the backend
     ├── Unavailable                503  server_error           unavailable               retryable
     │   ├── KeysUnavailable        503                         keys_unavailable
+    │   ├── LimitsUnavailable      503                         limits_unavailable        only with the policy `closed`
     │   ├── BackendUnavailable     503                         backend_unavailable
     │   └── ShuttingDown           503                         shutting_down
     ├── BackendTimeout             504  server_error           backend_timeout           retryable
@@ -95,10 +105,46 @@ class InvalidKey(InvalidRequest):
     code = "invalid_api_key"
 
 
+class NotFound(InvalidRequest):
+    status = 404
+    code = "not_found"
+
+
+class Conflict(InvalidRequest):
+    status = 409
+    code = "conflict"
+
+
+class IdempotencyMismatch(InvalidRequest):
+    """The `Idempotency-Key` came before, with another body."""
+
+    status = 422
+    code = "idempotency_key_reused"
+
+
+class ExceedsLimit(InvalidRequest):
+    """The request alone is larger than a limit of its key or tenant ever allows."""
+
+    code = "exceeds_limit"
+
+
 class MissingScope(GatewayError):
     status = 403
     type = "permission_error"
     code = "insufficient_scope"
+
+
+class ModelNotAllowed(MissingScope):
+    code = "model_not_allowed"
+
+
+class InProgress(GatewayError):
+    """A request with this `Idempotency-Key` is being answered now."""
+
+    status = 409
+    type = "conflict_error"
+    code = "idempotency_in_progress"
+    retryable = True
 
 
 class QueueTimeout(GatewayError):
@@ -112,6 +158,26 @@ class Overloaded(GatewayError):
     type = "rate_limit_error"
     code = "overloaded"
     retryable = True
+
+
+class RateLimited(Overloaded):
+    """A limit of the key or the tenant; `retry_after` is exact."""
+
+    code = "rate_limit_exceeded"
+
+
+class TooManyFailures(Overloaded):
+    """Too many wrong keys from this address."""
+
+    code = "too_many_failed_attempts"
+
+
+class QuotaExceeded(GatewayError):
+    """What a day or month allows is used up: retrying does not help until then."""
+
+    status = 429
+    type = "insufficient_quota"
+    code = "insufficient_quota"
 
 
 class ClientGone(GatewayError):
@@ -144,6 +210,12 @@ class KeysUnavailable(Unavailable):
     """The key store is away and this key is not among those known here: it may well be good."""
 
     code = "keys_unavailable"
+
+
+class LimitsUnavailable(Unavailable):
+    """Limits cannot be checked, and the policy is to let nobody in then."""
+
+    code = "limits_unavailable"
 
 
 class BackendUnavailable(Unavailable):

@@ -31,6 +31,10 @@ class Tokens(Protocol[Body_contra, Job_co]):
     async def prepare(self, call: Call, model: Model, body: Body_contra) -> Job_co: ...
 
 
+class Limiting(Protocol):
+    def hold(self, call: Call) -> AbstractAsyncContextManager[None]: ...
+
+
 class Admission(Protocol):
     def turn(self, call: Call) -> AbstractAsyncContextManager[None]: ...
 
@@ -56,6 +60,7 @@ class Pipeline(Generic[Body, Job, Piece]):
         *,
         models: Catalogue,
         tokens: Tokens[Body, Job],
+        limits: Limiting,
         admission: Admission,
         routing: Routing,
         engine: Engine[Job, Piece],
@@ -64,6 +69,7 @@ class Pipeline(Generic[Body, Job, Piece]):
         self._task = task
         self._models = models
         self._tokens = tokens
+        self._limits = limits
         self._admission = admission
         self._routing = routing
         self._engine = engine
@@ -80,10 +86,12 @@ class Pipeline(Generic[Body, Job, Piece]):
                 call.model = self._models.resolve(body.model, self._task)
                 job = await self._tokens.prepare(call, call.model, body)
                 call.mark("tokens")
-                # Limits are reserved here, before anything is spent; then the cache is asked.
-                async with self._admission.turn(call):
-                    call.mark("admission")
-                    async with self._routing.lease(call) as backend:
-                        call.mark("routing")
-                        await self._engine.run(call, job, backend, reply)
+                async with self._limits.hold(call):
+                    call.mark("limits")
+                    # The cache is asked here, before anything waits.
+                    async with self._admission.turn(call):
+                        call.mark("admission")
+                        async with self._routing.lease(call) as backend:
+                            call.mark("routing")
+                            await self._engine.run(call, job, backend, reply)
                 await reply.finish()

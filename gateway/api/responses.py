@@ -19,7 +19,7 @@ def standard_headers(call: Call) -> dict[str, str]:
         headers["server-timing"] = ", ".join(f"{stage};dur={ms:.3f}" for stage, ms in call.stages.items())
     if call.model_version is not None:
         headers["x-model-version"] = call.model_version
-    return headers
+    return headers | call.headers
 
 
 def json_response(call: Call, body: Any, status: int = 200) -> web.Response:

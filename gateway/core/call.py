@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from gateway.core.identity import NO_LIMITS, NO_QUOTAS, Limits, PriorityClass, Quotas
 from gateway.core.limit import TimeLimit
 from python_backends.messages import Timings
 
@@ -13,11 +14,20 @@ Task = Literal["generate", "embed"]
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who is calling; `key_id` is not the secret."""
+    """Who is calling, and what they may. `key_id` is not the secret. `models`: None for all."""
 
     key_id: str
     tenant: str
     scopes: frozenset[str]
+    models: frozenset[str] | None = None
+    max_priority: PriorityClass = "interactive"
+    limits: Limits = NO_LIMITS
+    quotas: Quotas = NO_QUOTAS
+    tenant_limits: Limits = NO_LIMITS
+    tenant_quotas: Quotas = NO_QUOTAS
+
+    def may_use(self, model: str) -> bool:
+        return self.models is None or model in self.models
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +61,8 @@ class Call:
 
     `id` is what client and log see (`x-request-id`) and need not be unique; `uid` is. `started` and the token times are
     monotonic seconds. `size`: bytes of the body. `cost`: tokens that admission holds for it while it runs.
-    `priority`: 0 is the most urgent. `stages`: milliseconds of each stage that has ended.
+    `priority`: 0 is the most urgent. `stages`: milliseconds of each stage that has ended. `headers`: what stages add to
+    the response. `backend`: who answered. `price`: of what was used, in 10⁻⁹ of the currency.
     """
 
     id: str
@@ -74,6 +85,9 @@ class Call:
     last_token_at: float | None = None
     engine: Timings | None = None
     stages: dict[str, float] = field(default_factory=dict)
+    headers: dict[str, str] = field(default_factory=dict)
+    backend: str | None = None
+    price: int = 0
     closed: bool = False
     _marked: float = 0.0
 

@@ -71,6 +71,9 @@ class Metrics:
         self.keys_synced = Gauge(
             "trireme_keys_synced", "1: revocations arrive, 0: serving from the last snapshot.", registry=registry
         )
+        self.valkey_degraded = Gauge(
+            "trireme_valkey_degraded", "1: Valkey does not answer and is not waited for, 0: it does.", registry=registry
+        )
         self.build = Gauge(
             "trireme_build", "Always 1; the labels tell the build.", ("version", "python"), registry=registry
         )
