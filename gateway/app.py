@@ -135,7 +135,7 @@ async def _valkey(app: web.Application) -> AsyncIterator[None]:
     )
     async with Redis.from_pool(pool) as redis:
         app[REDIS] = redis
-        app[VALKEY] = Valkey(redis, app[SETTINGS].valkey, app[METRICS].valkey_degraded)
+        app[VALKEY] = Valkey(redis, app[SETTINGS].valkey, app[METRICS].valkey_degraded, app[TASKS])
         app[OUTBOX] = Outbox(app[VALKEY])
         app[TASKS].keep("send outbox", app[OUTBOX].run)
         yield

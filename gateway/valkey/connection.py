@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,9 +15,14 @@ from redis.asyncio import Redis
 from redis.exceptions import NoScriptError, RedisError
 
 from gateway.core.settings import Setting
+from gateway.telemetry.tasks import Tasks
+from gateway.valkey.bounded import Bounded
 from gateway.valkey.circuit import Circuit
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]
+# Calls of requests on the way at the same time, and how many that wait go together.
+LANES = 4
+TOGETHER = 256
 Argument = str | bytes | int | float
 
 
@@ -65,16 +71,34 @@ class ScriptCall:
     args: Sequence[Argument]
 
 
+@dataclass(frozen=True, eq=False)
+class _Waiting:
+    call: ScriptCall
+    answer: asyncio.Future[Any]
+
+
 class Valkey:
-    """`degraded`: 1 while the circuit is open. `clock`: monotonic seconds."""
+    """Calls share a few lanes: those that find all of them busy wait, and go together in one round trip.
+
+    So a crowd that arrives at once costs a few round trips, and no full connection pool ever looks like a server that
+    is away. `degraded`: 1 while the circuit is open. `clock`: monotonic seconds.
+    """
 
     def __init__(
-        self, redis: Redis, settings: ValkeySettings, degraded: Gauge, clock: Callable[[], float] = time.monotonic
+        self,
+        redis: Redis,
+        settings: ValkeySettings,
+        degraded: Gauge,
+        tasks: Tasks,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._redis = redis
         self._timeout_s = settings.call_timeout_s
         self._circuit = Circuit(settings.failures, settings.retry_s, clock)
         self._degraded = degraded
+        self._tasks = tasks
+        self._busy = 0
+        self._waiting: deque[_Waiting] = deque()
 
     @property
     def available(self) -> bool:
@@ -82,35 +106,71 @@ class Valkey:
 
     async def run(self, call: ScriptCall) -> Any:
         """The script's answer. Raises ValkeyAway, at once while the circuit is open."""
-        with self._watched():
-            async with asyncio.timeout(self._timeout_s):
-                try:
-                    return await self._evaluate(call)
-                except NoScriptError:  # a server that was restarted has forgotten its scripts
-                    await self._redis.script_load(call.script.source)
-                    return await self._evaluate(call)
+        if self._busy < LANES:
+            return await self._alone(call)
+        if not self._circuit.closed:
+            raise ValkeyAway
+        waiting = _Waiting(call, asyncio.get_running_loop().create_future())
+        self._waiting.append(waiting)
+        return await waiting.answer
 
     async def run_all(self, calls: Sequence[ScriptCall], timeout_s: float) -> list[Any]:
         """Their answers, in one round trip; an answer can be a RedisError. Raises ValkeyAway."""
         with self._watched():
-            async with asyncio.timeout(timeout_s):
+            async with Bounded(timeout_s):
                 answers = await self._pipeline(calls)
-                if any(isinstance(answer, NoScriptError) for answer in answers):
-                    for source in {call.script.source for call in calls}:
-                        await self._redis.script_load(source)
-                    answers = await self._again(calls, answers)
+                missing = [number for number, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
+                if missing:  # a server that was restarted has forgotten its scripts
+                    await self._load({calls[number].script for number in missing})
+                    again = await self._pipeline([calls[number] for number in missing])
+                    for number, answer in zip(missing, again, strict=True):
+                        answers[number] = answer
                 return answers
 
-    async def _again(self, calls: Sequence[ScriptCall], answers: list[Any]) -> list[Any]:
-        """Only those that did not run."""
-        missing = [number for number, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
-        later = await self._pipeline([calls[number] for number in missing])
-        for number, answer in zip(missing, later, strict=True):
-            answers[number] = answer
-        return answers
+    async def _alone(self, call: ScriptCall) -> Any:
+        self._busy += 1
+        try:
+            with self._watched():
+                async with Bounded(self._timeout_s):
+                    try:
+                        return await self._evaluate(call)
+                    except NoScriptError:
+                        await self._load({call.script})
+                        return await self._evaluate(call)
+        finally:
+            self._busy -= 1
+            if self._waiting:
+                self._busy += 1
+                self._tasks.spawn("serve waiting valkey calls", self._serve())
+
+    async def _serve(self) -> None:
+        """Everybody who waits, together; then those who came in the meantime."""
+        try:
+            while self._waiting:
+                await self._together([self._waiting.popleft() for _ in range(min(TOGETHER, len(self._waiting)))])
+        finally:
+            self._busy -= 1
+
+    async def _together(self, waiting: Sequence[_Waiting]) -> None:
+        """A caller that left meanwhile has cancelled its future; its script runs all the same."""
+        try:
+            answers: list[Any] = await self.run_all([one.call for one in waiting], self._timeout_s)
+        except ValkeyAway as error:
+            answers = [error] * len(waiting)
+        for one, answer in zip(waiting, answers, strict=True):
+            if one.answer.done():
+                continue
+            if isinstance(answer, (ValkeyAway, RedisError)):
+                one.answer.set_exception(ValkeyAway(str(answer)))
+            else:
+                one.answer.set_result(answer)
 
     async def _evaluate(self, call: ScriptCall) -> Any:
         return await self._redis.evalsha(call.script.sha, len(call.keys), *call.keys, *call.args)
+
+    async def _load(self, scripts: set[Script]) -> None:
+        for script in scripts:
+            await self._redis.script_load(script.source)
 
     async def _pipeline(self, calls: Sequence[ScriptCall]) -> list[Any]:
         async with self._redis.pipeline(transaction=False) as pipe:

@@ -51,6 +51,14 @@ class Stages:
         return "job"
 
     @asynccontextmanager
+    async def hold(self, call: Call) -> AsyncIterator[None]:
+        self._do("reserve")
+        try:
+            yield
+        finally:
+            self.done.append("settle")
+
+    @asynccontextmanager
     async def turn(self, call: Call) -> AsyncIterator[None]:
         self._do("turn")
         try:
@@ -84,6 +92,7 @@ def pipeline(stages: Stages) -> Pipeline[Body, str, str]:
         "generate",
         models=stages,
         tokens=stages,
+        limits=stages,
         admission=stages,
         routing=stages,
         engine=stages,
@@ -100,15 +109,17 @@ async def test_stages_come_in_order_and_leases_end_in_reverse() -> None:
     await pipeline(stages).run(call, Body(), pieces)
     assert pieces == ["piece", "end"]
     assert call.model is MODEL
-    assert list(call.stages) == ["tokens", "admission", "routing"]
+    assert list(call.stages) == ["tokens", "limits", "admission", "routing"]
     assert stages.done == [
         "resolve tiny to generate",
         "count",
+        "reserve",
         "turn",
         "lease",
         "run job on b",
         "lease over",
         "turn over",
+        "settle",
         "written down",
     ]
 
@@ -118,9 +129,10 @@ async def test_stages_come_in_order_and_leases_end_in_reverse() -> None:
     [
         ("resolve tiny to generate", ["written down"]),
         ("count", ["written down"]),
-        ("turn", ["written down"]),
-        ("lease", ["turn over", "written down"]),
-        ("run job on b", ["lease over", "turn over", "written down"]),
+        ("reserve", ["written down"]),
+        ("turn", ["settle", "written down"]),
+        ("lease", ["turn over", "settle", "written down"]),
+        ("run job on b", ["lease over", "turn over", "settle", "written down"]),
     ],
 )
 @pytest.mark.parametrize("error", [Overloaded("busy"), asyncio.CancelledError(), RuntimeError("bug")])
@@ -139,4 +151,4 @@ async def test_a_deadline_that_passed_ends_the_request_at_its_next_wait() -> Non
     stages = Stages()
     with pytest.raises(DeadlineExceeded):
         await pipeline(stages).run(new_call(seconds=0), Body(), Silent())
-    assert stages.done[-3:] == ["lease over", "turn over", "written down"]
+    assert stages.done[-4:] == ["lease over", "turn over", "settle", "written down"]

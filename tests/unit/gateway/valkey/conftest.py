@@ -1,0 +1,28 @@
+"""The shared connection to a real Valkey."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+from prometheus_client import Gauge
+from redis.asyncio import Redis
+
+from gateway.telemetry.tasks import Tasks
+from gateway.valkey.connection import Valkey, ValkeySettings
+
+
+@pytest.fixture
+def degraded() -> Gauge:
+    return Gauge("degraded", "", registry=None)
+
+
+@pytest.fixture
+async def tasks() -> AsyncIterator[Tasks]:
+    tasks = Tasks()
+    yield tasks
+    await tasks.close(1)
+
+
+@pytest.fixture
+def valkey(redis: Redis, degraded: Gauge, tasks: Tasks) -> Valkey:
+    """Patient: a slow test machine is not what these tests are about."""
+    return Valkey(redis, ValkeySettings(call_timeout_s=2.0), degraded, tasks)

