@@ -3,9 +3,12 @@
 import asyncio
 import logging
 import signal
+import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 
 import aiohttp
 from aiohttp import web
@@ -13,41 +16,71 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from gateway.accounting.identities import Identities
 from gateway.accounting.ledger import Ledger
+from gateway.accounting.measurements import Measurements
+from gateway.accounting.prices import Prices
+from gateway.accounting.spool import Spool, default_directory
+from gateway.accounting.stream import LedgerStream
+from gateway.accounting.usage import UsageReader
 from gateway.admission.gate import Gate
+from gateway.admission.meeting import ValkeyCounters
+from gateway.admission.sharing import Sharing
 from gateway.api.endpoints import add_endpoints, endpoints
 from gateway.api.keys import (
     AUTHENTICATOR,
+    CURRENCY,
+    DIRECTORY,
     EMBEDDING,
+    ENTRIES,
     GATE,
     GENERATION,
     HTTP,
+    IDEMPOTENCY,
+    KEY_STORE,
     LEDGER,
+    LIMITER,
     METRICS,
     MODELS,
     OFFLOAD,
     OPENAPI,
     ROUTER,
+    TENANT_STORE,
     TEXTS,
     TOKENIZING,
+    USAGE,
     Texts,
 )
 from gateway.api.middleware import access
 from gateway.api.openapi import describe
 from gateway.auth.authenticator import Authenticator
+from gateway.auth.follower import Follower
+from gateway.auth.memory import Failures
+from gateway.auth.oidc import KeySet, Read, TokenChecker, file_reader
+from gateway.auth.secret import digest_of
+from gateway.auth.snapshot import Snapshot
+from gateway.auth.storage import Storage
 from gateway.auth.store import KeyStore
+from gateway.auth.tenants import TenantStore
+from gateway.cache.idempotency import Idempotency
 from gateway.config import Settings, read_pepper
-from gateway.core.job import Backend
-from gateway.errors import ShuttingDown
+from gateway.core.snapshot import BackendSpec, RoutingSnapshot
+from gateway.errors import KeysUnavailable, ShuttingDown
 from gateway.limits.limiter import Limiter
 from gateway.pipeline import Pipeline
-from gateway.routing.health import Health
+from gateway.routing.attempts import Attempts
+from gateway.routing.directory import Directory
+from gateway.routing.document import Document
+from gateway.routing.meters import Meters
 from gateway.routing.models import Models, read_models
 from gateway.routing.router import Router
+from gateway.routing.sources import SystemResolver, default_routes
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.tasks import Tasks
+from gateway.tokens.cache import TokenCache
 from gateway.tokens.counting import EmbeddingTokens, GenerationTokens
 from gateway.tokens.offload import Offload
+from gateway.tokens.prediction import Predictor
 from gateway.triton.abort import Aborts
 from gateway.triton.client import TritonClient
 from gateway.triton.embedding import Embedding
@@ -66,8 +99,13 @@ CLIENT = web.AppKey("CLIENT", TritonClient)
 REDIS = web.AppKey("REDIS", Redis)
 VALKEY = web.AppKey("VALKEY", Valkey)
 OUTBOX = web.AppKey("OUTBOX", Outbox)
+PREDICTOR = web.AppKey("PREDICTOR", Predictor)
+SPOOL = web.AppKey("SPOOL", Spool)
+PRICES = web.AppKey("PRICES", Prices)
+TOKEN_CHECKER = web.AppKey("TOKEN_CHECKER", TokenChecker)
 
 KEEP_ALIVE_S = 75.0
+MAX_KEY_SET_BYTES = 1_000_000
 # Between the end of draining and the end of the process: clients read their last error, aborts reach the engine.
 FAREWELL_S = 1.0
 SPARE_CONNECTIONS = 16
@@ -81,11 +119,13 @@ def make_app(settings: Settings) -> web.Application:
     app[SETTINGS] = settings
     app[HTTP] = settings.http
     app[METRICS] = metrics
-    app[LEDGER] = Ledger(metrics)
+    app[PRICES] = Prices(settings.accounting)
+    app[CURRENCY] = settings.accounting.currency
     app[MODELS] = Models(read_models(settings.models))
-    app[TEXTS] = _texts(settings)
+    app[TEXTS] = _texts(settings, metrics)
     app[OPENAPI] = describe(table, version("trireme"))
-    app.cleanup_ctx.extend([_threads, _tasks, _triton, _valkey, _keys, _stages, _watch])
+    app.cleanup_ctx.extend([_threads, _tasks, _triton, _spool, _valkey, _ledger, _tokens, _keys])
+    app.cleanup_ctx.extend([_repeats, _limits, _stages, _watch])
     add_endpoints(app, table)
     return app
 
@@ -121,6 +161,16 @@ async def _tasks(app: web.Application) -> AsyncIterator[None]:
     yield
 
 
+async def _spool(app: web.Application) -> AsyncIterator[None]:
+    """Before the outbox and after it: what that cannot send at the end still finds its place here."""
+    settings, metrics = app[SETTINGS].accounting, app[METRICS]
+    directory = settings.spool_dir or default_directory()
+    app[SPOOL] = Spool(directory, settings.spool_bytes, metrics.ledger_spooled, metrics.ledger_dropped)
+    await app[SPOOL].open()
+    yield
+    await app[SPOOL].close()
+
+
 async def _valkey(app: web.Application) -> AsyncIterator[None]:
     """The background tasks end here, with what they need still there."""
     settings = app[SETTINGS].auth
@@ -143,29 +193,111 @@ async def _valkey(app: web.Application) -> AsyncIterator[None]:
         await app[OUTBOX].flush()
 
 
+async def _ledger(app: web.Application) -> AsyncIterator[None]:
+    settings, metrics, spool = app[SETTINGS].accounting, app[METRICS], app[SPOOL]
+    entries = LedgerStream(app[OUTBOX], app[VALKEY], spool, settings.stream_entries, metrics.ledger_written)
+    identities = Identities(settings.top_identities)
+    metrics.registry.register(identities)
+    app[ENTRIES] = entries
+    app[LEDGER] = Ledger(app[PRICES], [Measurements(metrics), identities, entries])
+    app[USAGE] = UsageReader(app[REDIS])
+    app[TASKS].keep("write spool", spool.run)
+    app[TASKS].keep("empty spool", entries.run)
+    yield
+
+
+async def _tokens(app: web.Application) -> AsyncIterator[None]:
+    """Bearer tokens of an identity provider, if there is one."""
+    settings = app[SETTINGS].oidc
+    if settings.jwks is None:
+        yield
+        return
+    timeout = aiohttp.ClientTimeout(total=settings.timeout_s)
+    async with aiohttp.ClientSession(timeout=timeout, cookie_jar=aiohttp.DummyCookieJar()) as session:
+        read = _key_set_reader(session, settings.jwks) if settings.remote else file_reader(Path(settings.jwks))
+        app[TOKEN_CHECKER] = TokenChecker(settings, KeySet(read))
+        app[TASKS].keep("follow the identity provider's keys", app[TOKEN_CHECKER].follow)
+        yield
+
+
+def _key_set_reader(session: aiohttp.ClientSession, url: str) -> Read:
+    """Raises KeysUnavailable. No redirects: what an identity provider signs with is at its own address."""
+
+    async def read() -> bytes:
+        try:
+            async with session.get(url, allow_redirects=False, raise_for_status=True) as response:
+                document = bytearray()
+                async for part in response.content.iter_any():
+                    document += part
+                    if len(document) > MAX_KEY_SET_BYTES:
+                        raise KeysUnavailable("the identity provider publishes too much", retry_after=1.0)
+                return bytes(document)
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise KeysUnavailable("the identity provider's keys cannot be read", retry_after=1.0) from error
+
+    return read
+
+
 async def _keys(app: web.Application) -> AsyncIterator[None]:
-    settings, redis = app[SETTINGS].auth, app[REDIS]
-    authenticator = Authenticator(
-        KeyStore(redis, read_pepper(settings)), app[METRICS].keys_synced, settings.valkey_timeout_s
+    settings, redis, metrics = app[SETTINGS].auth, app[REDIS], app[METRICS]
+    pepper, snapshot, storage = read_pepper(settings), Snapshot(), Storage(redis)
+    app[KEY_STORE], app[TENANT_STORE] = KeyStore(redis, pepper), TenantStore(redis)
+    app[AUTHENTICATOR] = Authenticator(
+        snapshot,
+        storage,
+        partial(digest_of, pepper=pepper),
+        failures=metrics.auth_failures,
+        attempts=Failures(settings.failed_attempts_per_minute, time.monotonic),
+        tokens=app.get(TOKEN_CHECKER),
+        timeout_s=settings.valkey_timeout_s,
     )
-    app[AUTHENTICATOR] = authenticator
-    app[TASKS].keep("follow keys", lambda: authenticator.follow(redis, settings.snapshot_ttl_s))
+    follower = Follower(
+        snapshot,
+        storage,
+        synced=metrics.keys_synced,
+        restored=metrics.keys_restored,
+        used=app[AUTHENTICATOR].take_used,
+        timeout_s=settings.valkey_timeout_s,
+    )
+    app[TASKS].keep("follow keys", lambda: follower.follow(redis, settings.snapshot_ttl_s))
+    yield
+
+
+async def _repeats(app: web.Application) -> AsyncIterator[None]:
+    repeats = Idempotency(app[VALKEY], app[OUTBOX], app[SETTINGS].idempotency, app[METRICS].idempotency)
+    app[IDEMPOTENCY] = repeats
+    app[TASKS].keep("extend idempotency leases", repeats.keep_leases)
+    yield
+
+
+async def _limits(app: web.Application) -> AsyncIterator[None]:
+    app[PREDICTOR] = Predictor(app[SETTINGS].tokens.expected_answer)
+    app[LIMITER] = limiter = Limiter(
+        app[VALKEY],
+        app[OUTBOX],
+        app[SETTINGS].limits,
+        app[METRICS],
+        price=app[PRICES].price,
+        learn=app[PREDICTOR].learn,
+    )
+    app[TASKS].keep("prolong leases", limiter.heartbeat)
     yield
 
 
 async def _stages(app: web.Application) -> AsyncIterator[None]:
     settings, metrics, client = app[SETTINGS], app[METRICS], app[CLIENT]
     app[GATE] = Gate(settings.admission, metrics)
-    app[ROUTER] = _router(settings, client, metrics)
+    app[ROUTER], app[DIRECTORY] = _routing(app)
+    routing = Attempts(app[ROUTER], settings.routing, metrics.retries)
     aborts = Aborts(client, app[TASKS], settings.triton, metrics.aborts)
-    limiter = Limiter()
+    limiter = app[LIMITER]
     app[GENERATION] = Pipeline(
         "generate",
         models=app[MODELS],
-        tokens=GenerationTokens(app[TEXTS].builders, app[TOKENIZING], settings.tokens),
+        tokens=GenerationTokens(app[TEXTS].builders, app[TOKENIZING], app[PREDICTOR]),
         limits=limiter,
         admission=app[GATE],
-        routing=app[ROUTER],
+        routing=routing,
         engine=Generation(client, aborts, settings.triton.prompts_at_once),
         accounting=app[LEDGER],
     )
@@ -175,7 +307,7 @@ async def _stages(app: web.Application) -> AsyncIterator[None]:
         tokens=EmbeddingTokens(app[TEXTS].tokenizers, app[TOKENIZING]),
         limits=limiter,
         admission=app[GATE],
-        routing=app[ROUTER],
+        routing=routing,
         engine=Embedding(client, settings.triton.first_byte_timeout_s),
         accounting=app[LEDGER],
     )
@@ -183,25 +315,50 @@ async def _stages(app: web.Application) -> AsyncIterator[None]:
 
 
 async def _watch(app: web.Application) -> AsyncIterator[None]:
-    app[TASKS].keep("watch backend", app[ROUTER].watch)
+    app[ROUTER].watch(app[TASKS])
+    sharing = Sharing(app[GATE].scheduler, ValkeyCounters(app[VALKEY]), app[SETTINGS].admission.sharing_interval_s)
+    app[TASKS].keep("share what was served", sharing.run)
+    app[TASKS].keep("follow the routing document", app[DIRECTORY].follow)
+    if app[SETTINGS].routing.dns_name is not None:
+        app[TASKS].keep("discover backends", app[DIRECTORY].discover)
     yield
 
 
-def _router(settings: Settings, client: TritonClient, metrics: Metrics) -> Router:
+def _routing(app: web.Application) -> tuple[Router, Directory]:
+    settings, meters = app[SETTINGS], Meters(app[METRICS])
     names = ["chat"] if settings.models.embedding_model_name is None else ["chat", "embed"]
-    health = settings.routing
-    probe = TritonProbe(client, names, health.probe_timeout_s, health.generation_timeout_s)
-    backend = Backend("triton", settings.triton.url.rstrip("/"))
-    return Router(backend, Health(health), probe, metrics.backend_up.labels(backend.name))
+    routing = settings.routing
+    probe = TritonProbe(app[CLIENT], names, routing.probe_timeout_s, routing.generation_timeout_s)
+    models = app[MODELS]
+    base = RoutingSnapshot(backends=_backends(settings), models=default_routes(models))
+    router = Router(base, routing, probe, meters)
+    models.accept_aliases(router.name_of)
+    document = Document(app[REDIS], settings.auth.valkey_timeout_s)
+    return router, Directory(base, router, document, resolver=SystemResolver(), settings=routing, meters=meters)
 
 
-def _texts(settings: Settings) -> Texts:
-    models = settings.models
-    builder = PromptBuilder.from_dir(models.model_dir)
+def _backends(settings: Settings) -> tuple[BackendSpec, ...]:
+    """Those of the settings: the one Triton server, unless others are named or looked up."""
+    if settings.routing.backends is not None:
+        return tuple(settings.routing.backends)
+    if settings.routing.dns_name is not None:
+        return ()
+    return (BackendSpec(id="triton", url=settings.triton.url),)
+
+
+def _texts(settings: Settings, metrics: Metrics) -> Texts:
+    models, size = settings.models, settings.tokens.cache_bytes
+    remember = TokenCache(size, metrics.token_cache).of if size else _forget
+    builder = PromptBuilder.from_dir(models.model_dir, remember(models.model_name))
     texts = Texts({models.model_name: builder}, {models.model_name: builder.tokenizer})
     if models.embedding_model_name is not None and models.embedding_model_dir is not None:
-        texts.tokenizers[models.embedding_model_name] = TextTokenizer.from_dir(models.embedding_model_dir)
+        memory = remember(models.embedding_model_name)
+        texts.tokenizers[models.embedding_model_name] = TextTokenizer.from_dir(models.embedding_model_dir, memory)
     return texts
+
+
+def _forget(_: str) -> None:
+    """What every tokenizer remembers where no cache is wanted."""
 
 
 async def serve(settings: Settings) -> None:

@@ -6,21 +6,26 @@ checked before anything starts, and all problems are reported together. `python 
 """
 
 import dataclasses
+import ipaddress
 import os
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import msgspec
 import yaml
 
-from gateway.admission.gate import GateSettings
-from gateway.auth.authenticator import AuthSettings
+from gateway.accounting.settings import AccountingSettings
+from gateway.admission.settings import AdmissionSettings
+from gateway.auth.oidc import OidcSettings
+from gateway.auth.settings import AuthSettings
+from gateway.cache.idempotency import IdempotencySettings
 from gateway.core.settings import PREFIX, Setting
-from gateway.routing.health import HealthSettings
+from gateway.limits.settings import LimitSettings
 from gateway.routing.models import ModelSettings, read_models
+from gateway.routing.settings import RoutingSettings
 from gateway.telemetry.logs import LogSettings
 from gateway.tokens.counting import TokenSettings
 from gateway.triton.settings import TritonSettings
@@ -62,6 +67,13 @@ class HttpSettings:
         msgspec.Meta(ge=0),
         Setting("Time for running requests to finish after SIGTERM; then they are ended.", env="DRAIN_S", unit="s"),
     ] = 8.0
+    trusted_proxies: Annotated[
+        str,
+        Setting(
+            "Addresses or networks, separated by commas, whose `x-forwarded-for` says who the client is.",
+            env="TRUSTED_PROXIES",
+        ),
+    ] = ""
     metrics_key: Annotated[
         bool, Setting("Whether /metrics asks for a key with the scope `metrics`.", env="METRICS_KEY")
     ] = False
@@ -74,11 +86,15 @@ class Settings:
     http: HttpSettings
     models: ModelSettings
     auth: AuthSettings
+    oidc: OidcSettings
     valkey: ValkeySettings
     tokens: TokenSettings
-    admission: GateSettings
-    routing: HealthSettings
+    idempotency: IdempotencySettings
+    limits: LimitSettings
+    admission: AdmissionSettings
+    routing: RoutingSettings
     triton: TritonSettings
+    accounting: AccountingSettings
     log: LogSettings
 
 
@@ -109,7 +125,9 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
 
 def read_pepper(settings: AuthSettings) -> bytes:
     """Raises OSError, ValueError."""
-    return bytes.fromhex(settings.pepper_file.read_text("ascii"))
+    if (settings.pepper_file is None) == (settings.pepper is None):
+        raise ValueError(f"set one of {PREFIX}PEPPER_FILE and {PREFIX}PEPPER")
+    return bytes.fromhex(settings.pepper or Path(str(settings.pepper_file)).read_text("ascii"))
 
 
 def _read_yaml(path: str | None, problems: list[str]) -> dict[str, Any]:
@@ -140,6 +158,9 @@ def _section(name: str, kind: type, given: object, environ: Mapping[str, str], p
     for field in dataclasses.fields(kind):
         hint, about = hints[field.name], _about(hints[field.name])
         place = f"{name}.{field.name} ({about.variable})"
+        if about.secret and given.get(field.name) is not None:
+            problems.append(f"{place}: is a secret and stands in no file: set the variable")
+            continue
         try:
             if environ.get(about.variable):
                 values[field.name] = _convert(environ[about.variable], hint, strict=False)
@@ -158,7 +179,17 @@ def _about(hint: Any) -> Setting:
 
 
 def _convert(value: Any, kind: Any, *, strict: bool) -> Any:
+    """`strict`: false for the text of a variable, where mappings and lists are JSON."""
+    if not strict and _takes_mapping(kind):
+        try:
+            value = msgspec.json.decode(value)
+        except msgspec.DecodeError as error:
+            raise msgspec.ValidationError(f"is not valid JSON: {error}") from error
     return msgspec.convert(value, kind, strict=strict, dec_hook=lambda to, text: to(text))
+
+
+def _takes_mapping(kind: Any) -> bool:
+    return get_origin(kind) in (dict, list) or any(_takes_mapping(one) for one in get_args(kind))
 
 
 def _contradictions(settings: Settings) -> Iterator[str]:
@@ -166,12 +197,35 @@ def _contradictions(settings: Settings) -> Iterator[str]:
     http = settings.http
     if http.default_deadline_s > http.max_deadline_s:
         yield f"http.default_deadline_s ({http.default_deadline_s:g} s) is longer than http.max_deadline_s"
+    yield from _proxy_problems(http)
+    if settings.limits.heartbeat_s * 2 > settings.limits.lease_ttl_s:
+        yield "limits.heartbeat_s is more than half of limits.lease_ttl_s: requests that run would count as ended"
     yield from _model_problems(settings)
+    yield from settings.oidc.problems()
+    yield from (f"routing.{problem}" for problem in settings.routing.problems())
+    yield from _pepper_problems(settings.auth)
+
+
+def _proxy_problems(http: HttpSettings) -> Iterator[str]:
+    for one in filter(None, map(str.strip, http.trusted_proxies.split(","))):
+        try:
+            ipaddress.ip_network(one)
+        except ValueError as error:
+            yield f"http.trusted_proxies: {error}"
+
+
+def _pepper_problems(auth: AuthSettings) -> Iterator[str]:
+    """The reader's own words are not repeated: they might quote the secret."""
     try:
-        if len(read_pepper(settings.auth)) < MIN_PEPPER_BYTES:
-            yield f"auth.pepper_file: {settings.auth.pepper_file} holds fewer than {MIN_PEPPER_BYTES} bytes"
-    except (OSError, ValueError) as error:
-        yield f"auth.pepper_file: {settings.auth.pepper_file} cannot be used: {error}"
+        if len(read_pepper(auth)) < MIN_PEPPER_BYTES:
+            yield f"auth.pepper_file: the pepper has fewer than {MIN_PEPPER_BYTES} bytes"
+    except OSError as error:
+        yield f"auth.pepper_file: {auth.pepper_file} cannot be read: {error.strerror}"
+    except ValueError:
+        if (auth.pepper_file is None) == (auth.pepper is None):
+            yield f"auth.pepper_file: set one of {PREFIX}PEPPER_FILE and {PREFIX}PEPPER"
+        else:
+            yield "auth.pepper_file: the pepper is not hexadecimal"
 
 
 def _model_problems(settings: Settings) -> Iterator[str]:

@@ -14,10 +14,12 @@
     │   ├── IdempotencyMismatch    422                         idempotency_key_reused
     │   └── ExceedsLimit           400                         exceeds_limit             waiting could never help
     ├── MissingScope               403  permission_error       insufficient_scope
-    │   └── ModelNotAllowed        403                         model_not_allowed
+    │   ├── ModelNotAllowed        403                         model_not_allowed
+    │   └── UnknownTenant          403                         unknown_tenant            of a token, not of a key
     ├── InProgress                 409  conflict_error         idempotency_in_progress   retryable
     ├── QueueTimeout               408  server_error           queue_timeout             retryable
     ├── Overloaded                 429  rate_limit_error       overloaded                retryable
+    │   ├── DeadlineUnmeetable     429                         deadline_unmeetable
     │   ├── RateLimited            429                         rate_limit_exceeded
     │   └── TooManyFailures        429                         too_many_failed_attempts
     ├── QuotaExceeded              429  insufficient_quota     insufficient_quota        not retryable
@@ -28,6 +30,7 @@
     │   ├── KeysUnavailable        503                         keys_unavailable
     │   ├── LimitsUnavailable      503                         limits_unavailable        only with the policy `closed`
     │   ├── BackendUnavailable     503                         backend_unavailable
+    │   ├── Shed                   503                         shed
     │   └── ShuttingDown           503                         shutting_down
     ├── BackendTimeout             504  server_error           backend_timeout           retryable
     └── DeadlineExceeded           504  server_error           deadline_exceeded         the client's own deadline
@@ -138,6 +141,12 @@ class ModelNotAllowed(MissingScope):
     code = "model_not_allowed"
 
 
+class UnknownTenant(MissingScope):
+    """A good token of somebody who is no tenant here."""
+
+    code = "unknown_tenant"
+
+
 class InProgress(GatewayError):
     """A request with this `Idempotency-Key` is being answered now."""
 
@@ -180,6 +189,12 @@ class QuotaExceeded(GatewayError):
     code = "insufficient_quota"
 
 
+class DeadlineUnmeetable(Overloaded):
+    """Its turn is expected after its deadline: told at once, with the estimate."""
+
+    code = "deadline_unmeetable"
+
+
 class ClientGone(GatewayError):
     status = CLIENT_CLOSED_REQUEST
     type = "cancelled"
@@ -220,6 +235,12 @@ class LimitsUnavailable(Unavailable):
 
 class BackendUnavailable(Unavailable):
     code = "backend_unavailable"
+
+
+class Shed(Unavailable):
+    """Refused for its class, to keep room for more urgent ones."""
+
+    code = "shed"
 
 
 class ShuttingDown(Unavailable):

@@ -1,5 +1,6 @@
 """The request path. Each stage answers one question and knows no other stage; `app.py` puts them together."""
 
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Generic, Protocol, TypeVar
 
@@ -24,7 +25,7 @@ Piece_co = TypeVar("Piece_co", covariant=True)
 
 
 class Catalogue(Protocol):
-    def resolve(self, name: str | None, task: Task) -> Model: ...
+    def resolve(self, call: Call, name: str | None, task: Task) -> Model: ...
 
 
 class Tokens(Protocol[Body_contra, Job_co]):
@@ -40,7 +41,8 @@ class Admission(Protocol):
 
 
 class Routing(Protocol):
-    def lease(self, call: Call) -> AbstractAsyncContextManager[Backend]: ...
+    async def run(self, call: Call, work: Callable[[Backend], Awaitable[None]]) -> None:
+        """`work` with a lease on a backend; once more on another one, while the client has seen nothing."""
 
 
 class Engine(Protocol[Job_contra, Piece_co]):
@@ -83,7 +85,7 @@ class Pipeline(Generic[Body, Job, Piece]):
         """
         with self._accounting.entry(call):
             async with call.limit:
-                call.model = self._models.resolve(body.model, self._task)
+                call.model = self._models.resolve(call, body.model, self._task)
                 job = await self._tokens.prepare(call, call.model, body)
                 call.mark("tokens")
                 async with self._limits.hold(call):
@@ -91,7 +93,7 @@ class Pipeline(Generic[Body, Job, Piece]):
                     # The cache is asked here, before anything waits.
                     async with self._admission.turn(call):
                         call.mark("admission")
-                        async with self._routing.lease(call) as backend:
-                            call.mark("routing")
-                            await self._engine.run(call, job, backend, reply)
+                        await self._routing.run(
+                            call, lambda backend: self._engine.run(call, job, backend, reply)
+                        )
                 await reply.finish()

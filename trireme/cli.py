@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
 import sys
-import time
-from pathlib import Path
-from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from gateway.auth.store import SCOPES, KeyRecord
+from trireme import cli_backends, cli_keys, cli_tenants
 from trireme.doctor import examine
 from trireme.errors import TriremeError
-from trireme.keys import key_store
 from trireme.models import prepare_models
+from trireme.options import Config
 from trireme.serve import serve as serve_stack
-from trireme.settings import Settings, load_settings
+from trireme.settings import load_settings
 from trireme.triton import assemble_backends
+from trireme.usage import usage
 
 app = typer.Typer(
     help="Trireme: large language models on NVIDIA Triton Inference Server.",
@@ -28,14 +24,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-keys = typer.Typer(help="API keys, in the Valkey of a running stack.", no_args_is_help=True)
-app.add_typer(keys, name="keys")
-
-Config = Annotated[
-    Path | None,
-    typer.Option(help="YAML file with settings that differ from deploy/embedded.yaml.", show_default=False),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+app.add_typer(cli_keys.app, name="keys")
+app.add_typer(cli_backends.app, name="backends")
+app.add_typer(cli_tenants.app, name="tenants")
+app.command()(usage)
 
 
 def main() -> None:
@@ -75,91 +67,6 @@ def doctor(config: Config = None) -> None:
     problems = [f"{check.name}: {check.problem}" for check in checks if check.problem]
     if problems:
         raise TriremeError("\n".join(["", *problems]))
-
-
-@keys.command()
-def create(
-    name: Annotated[str, typer.Option(help="What the key is for.")] = "unnamed",
-    tenant: Annotated[str, typer.Option(help="Who pays and whose limits count.")] = "default",
-    scope: Annotated[
-        list[str] | None,
-        typer.Option(help=f"May be given more than once: {', '.join(sorted(SCOPES))}.", show_default=False),
-    ] = None,
-    days: Annotated[int | None, typer.Option(min=1, help="Days until it expires; never, when left out.")] = None,
-    config: Config = None,
-) -> None:
-    """Make a key. The secret goes to stdout, once; it cannot be read again. Scopes: inference and embeddings."""
-    expires_at = None if days is None else int(time.time()) + days * 86400
-    scopes = frozenset(scope or ("inference", "embeddings"))
-    if unknown := scopes - SCOPES:
-        raise TriremeError(f"There is no scope {', '.join(sorted(unknown))}: choose among {', '.join(sorted(SCOPES))}.")
-    record, secret = asyncio.run(_create(load_settings(config), tenant, name, scopes, expires_at))
-    Console(stderr=True).print(f"{record.key_id} of tenant {tenant}; keep the secret, it is shown only now:")
-    typer.echo(secret)
-
-
-@keys.command("list")
-def list_keys(as_json: AsJson = False, config: Config = None) -> None:
-    """Show all keys; secrets are not stored, so they cannot be shown."""
-    records = asyncio.run(_list(load_settings(config)))
-    if as_json:
-        typer.echo(json.dumps([_public(record) for record in records], indent=2))
-        return
-    table = Table("id", "tenant", "name", "scopes", "created", "state", box=None)
-    now = time.time()
-    for record in records:
-        scopes = ", ".join(sorted(record.scopes))
-        table.add_row(record.key_id, record.tenant, record.name, scopes, _date(record.created_at), _state(record, now))
-    Console().print(table)
-
-
-@keys.command()
-def revoke(key_id: Annotated[str, typer.Argument(help="As `keys list` shows it.")], config: Config = None) -> None:
-    """End a key at once."""
-    if not asyncio.run(_revoke(load_settings(config), key_id)):
-        raise TriremeError(f"There is no key {key_id!r} that could be revoked: see `trireme keys list`.")
-    Console(stderr=True).print(f"{key_id} is revoked.")
-
-
-async def _create(
-    settings: Settings, tenant: str, name: str, scopes: frozenset[str], expires_at: int | None
-) -> tuple[KeyRecord, str]:
-    async with key_store(settings) as store:
-        return await store.create(tenant=tenant, name=name, scopes=scopes, expires_at=expires_at)
-
-
-async def _list(settings: Settings) -> list[KeyRecord]:
-    async with key_store(settings) as store:
-        return await store.list()
-
-
-async def _revoke(settings: Settings, key_id: str) -> bool:
-    async with key_store(settings) as store:
-        return await store.revoke(key_id)
-
-
-def _public(record: KeyRecord) -> dict[str, Any]:
-    return {
-        "id": record.key_id,
-        "tenant": record.tenant,
-        "name": record.name,
-        "scopes": sorted(record.scopes),
-        "created_at": record.created_at,
-        "expires_at": record.expires_at,
-        "revoked_at": record.revoked_at,
-    }
-
-
-def _state(record: KeyRecord, now: float) -> str:
-    if record.revoked_at is not None:
-        return f"revoked {_date(record.revoked_at)}"
-    if record.expires_at is None:
-        return "valid"
-    return ("valid until " if record.expires_at > now else "expired ") + _date(record.expires_at)
-
-
-def _date(seconds: int) -> str:
-    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
 
 
 def _complain(text: str) -> int:

@@ -1,6 +1,7 @@
-"""The pepper and the development key: the two secrets that the embedded stack makes for itself.
+"""The pepper and the development key: the two secrets that the embedded stack makes for itself; and the way to Valkey.
 
-Both are files that only their owner can read. Keys themselves live in Valkey, behind `gateway.auth.store`.
+Both are files that only their owner can read. Tenants and keys live in Valkey, behind `gateway.auth`: in that of the
+embedded stack on this machine, unless the variables of a gateway elsewhere name another.
 """
 
 from __future__ import annotations
@@ -8,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
 from redis.asyncio import Redis
@@ -19,11 +20,18 @@ from redis.exceptions import ConnectionError as ValkeyUnreachable
 from redis.exceptions import RedisError
 
 from gateway.auth.store import KeyStore
+from gateway.auth.tenants import TenantStore
+from gateway.errors import GatewayError
 from trireme.errors import TriremeError
 from trireme.settings import LOOPBACK, Settings
 
 PEPPER_BYTES = 32
 PRIVATE_FILE = 0o600
+CONNECT_TIMEOUT_S = 5.0
+URL_VARIABLE = "TRIREME_VALKEY_URL"
+PEPPER_FILE_VARIABLE = "TRIREME_PEPPER_FILE"
+PEPPER_VARIABLE = "TRIREME_PEPPER"
+DEFAULT_TENANT = "default"
 DEV_TENANT = "dev"
 DEV_SCOPES = frozenset({"inference", "embeddings", "admin", "metrics"})
 
@@ -54,30 +62,80 @@ def write_private(path: Path, text: str) -> None:
 
 
 @asynccontextmanager
-async def key_store(settings: Settings) -> AsyncIterator[KeyStore]:
-    """The store in the stack's own Valkey. Raises: TriremeError when that does not answer."""
-    pepper = bytes.fromhex(pepper_file(settings).read_text())
-    port = settings.ports.valkey
-    # It is on this machine: when it does not answer at once, waiting and trying again would not help.
-    async with Redis(host=LOOPBACK, port=port, retry=Retry(NoBackoff(), 0)) as redis:
-        try:
+async def valkey(settings: Settings, environ: Mapping[str, str] = os.environ) -> AsyncIterator[Redis]:
+    """The one that `TRIREME_VALKEY_URL` names, else the stack's own. Raises: TriremeError when it does not answer."""
+    given = environ.get(URL_VARIABLE)
+    url = given or f"redis://{LOOPBACK}:{settings.ports.valkey}/0"
+    shown = _without_password(url)
+    # When it does not answer at once, waiting and trying again would not help whoever sits at the terminal.
+    try:
+        async with Redis.from_url(url, retry=Retry(NoBackoff(), 0), socket_connect_timeout=CONNECT_TIMEOUT_S) as redis:
+            yield redis
+    except ValkeyUnreachable as error:
+        remedy = f"is {URL_VARIABLE} right?" if given else "start the stack with `make serve` first."
+        raise TriremeError(f"Valkey does not answer at {shown}: {remedy}") from error
+    except RedisError as error:
+        raise TriremeError(f"Valkey at {shown} refused: {error}.") from error
+    except ValueError as error:
+        raise TriremeError(f"{URL_VARIABLE}={shown!r} is no address of a Valkey: {error}.") from error
+
+
+@asynccontextmanager
+async def key_store(settings: Settings, environ: Mapping[str, str] = os.environ) -> AsyncIterator[KeyStore]:
+    """Raises: TriremeError, also for what the store refuses."""
+    pepper = read_pepper(settings, environ)
+    with refusals():
+        async with valkey(settings, environ) as redis:
             yield KeyStore(redis, pepper)
-        except ValkeyUnreachable as error:
-            raise TriremeError(
-                f"Valkey does not answer on port {port}: start the stack with `make serve` first."
-            ) from error
-        except RedisError as error:
-            raise TriremeError(f"Valkey on port {port} refused: {error}.") from error
+
+
+@asynccontextmanager
+async def tenant_store(settings: Settings, environ: Mapping[str, str] = os.environ) -> AsyncIterator[TenantStore]:
+    """Raises: TriremeError, also for what the store refuses."""
+    with refusals():
+        async with valkey(settings, environ) as redis:
+            yield TenantStore(redis)
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """What the gateway's code refuses, as a sentence for the terminal."""
+    try:
+        yield
+    except GatewayError as error:
+        raise TriremeError(f"{error.message[:1].upper()}{error.message[1:]}.") from error
+
+
+def read_pepper(settings: Settings, environ: Mapping[str, str]) -> bytes:
+    """From the variables that the gateway has too, else the stack's own. Raises: TriremeError."""
+    path, text = environ.get(PEPPER_FILE_VARIABLE), environ.get(PEPPER_VARIABLE)
+    if path and text:
+        raise TriremeError(f"{PEPPER_FILE_VARIABLE} and {PEPPER_VARIABLE} are both set: set one.")
+    if environ.get(URL_VARIABLE) and not path and not text:
+        raise TriremeError(
+            f"{URL_VARIABLE} names another Valkey: set {PEPPER_FILE_VARIABLE} or {PEPPER_VARIABLE} "
+            "to the pepper of its gateways too."
+        )
+    try:
+        return bytes.fromhex(text or Path(path or pepper_file(settings)).read_text())
+    except OSError as error:
+        raise TriremeError(f"The pepper cannot be read: {error}.") from error
+    except ValueError as error:
+        raise TriremeError("The pepper is not hexadecimal.") from error
 
 
 def ensure_dev_key(settings: Settings) -> str:
-    """The key in `dev.key` when it is still good, else a new one that takes its place there."""
+    """The key in `dev.key` when it is still good, else a new one that takes its place there; and the first tenants."""
     return asyncio.run(_ensure_dev_key(settings))
 
 
 async def _ensure_dev_key(settings: Settings) -> str:
-    path = dev_key_file(settings)
-    async with key_store(settings) as store:
+    """In the stack's own Valkey, whatever the environment says."""
+    path, own = dev_key_file(settings), dict[str, str]()
+    async with tenant_store(settings, own) as tenants:
+        await tenants.ensure(DEFAULT_TENANT, "Default")
+        await tenants.ensure(DEV_TENANT, "Development")
+    async with key_store(settings, own) as store:
         if path.exists():
             secret = path.read_text().strip()
             if await store.find(secret) is not None:
@@ -86,3 +144,8 @@ async def _ensure_dev_key(settings: Settings) -> str:
         _, secret = await store.create(tenant=DEV_TENANT, name="development", scopes=DEV_SCOPES)
     write_private(path, secret + "\n")
     return secret
+
+
+def _without_password(url: str) -> str:
+    scheme, separator, rest = url.partition("://")
+    return f"{scheme}{separator}{rest.rpartition('@')[2]}"

@@ -103,11 +103,13 @@ def gateway_environment(settings: Settings) -> dict[str, str]:
         "TRIREME_TRITON_URL": f"http://{LOOPBACK}:{settings.ports.triton_http}",
         "TRIREME_VALKEY_URL": f"redis://{LOOPBACK}:{settings.ports.valkey}/0",
         "TRIREME_PEPPER_FILE": str(pepper_file(settings)),
+        "TRIREME_PEPPER": "",
         "TRIREME_MODEL_NAME": settings.model.name,
         "TRIREME_MODEL_DIR": str(settings.model.path),
         "TRIREME_EMBEDDING_MODEL_NAME": settings.embedding_model.name,
         "TRIREME_EMBEDDING_MODEL_DIR": str(settings.embedding_model.path),
         "TRIREME_MAX_MODEL_LEN": str(settings.max_model_len),
+        "TRIREME_SPOOL_DIR": str(settings.state_dir / "spool"),
         "TRIREME_LOG_LEVEL": settings.log_level,
     }
 

@@ -5,6 +5,7 @@ from aiohttp import web
 from gateway.api.body import read_body
 from gateway.api.collect import CollectedReply
 from gateway.api.keys import CALL, GENERATION
+from gateway.api.priority import choose_priority
 from gateway.api.responses import json_response
 from gateway.api.schema import ChatCompletion, UsageBody
 from gateway.api.sse import StreamShape
@@ -15,6 +16,8 @@ from python_backends.preprocessing.parsing import parse_chat
 async def create(request: web.Request) -> web.StreamResponse:
     body = await read_body(request, parse_chat)
     call = request[CALL]
+    call.session = call.session or body.user
+    choose_priority(request, body.priority)
     answer_id = f"chatcmpl-{call.uid}"
     if body.stream:
         return await stream_answer(request, body, StreamShape(answer_id, "chat.completion.chunk", body.include_usage))

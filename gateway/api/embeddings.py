@@ -8,6 +8,7 @@ from aiohttp import web
 
 from gateway.api.body import read_body
 from gateway.api.keys import CALL, EMBEDDING, OFFLOAD
+from gateway.api.priority import choose_priority
 from gateway.api.responses import json_bytes
 from gateway.api.schema import EmbeddingObject, EmbeddingUsage, Vector
 from gateway.core.call import Call
@@ -32,6 +33,7 @@ class VectorReply:
 async def create(request: web.Request) -> web.StreamResponse:
     body = await read_body(request, parse_embedding)
     call = request[CALL]
+    choose_priority(request, body.priority)
     reply = VectorReply()
     await request.app[EMBEDDING].run(call, body, reply)
     encoded = await request.app[OFFLOAD].run(reply.vectors.nbytes, _encode, call, body, reply.vectors)

@@ -8,7 +8,7 @@ import secrets
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from gateway.accounting.ledger import Outcome, outcome_of
+from gateway.accounting.outcome import Outcome, outcome_of
 from gateway.api.keys import CALL, GATE, HTTP, LEDGER, METRICS
 from gateway.api.responses import error_response, standard_headers
 from gateway.core.call import Call
@@ -93,12 +93,14 @@ def _new_call(request: web.Request) -> Call:
     uid = secrets.token_hex(16)
     asked = request.headers.get("x-request-id", "")
     traceparent = request.headers.get("traceparent", "")
+    session = request.headers.get("x-session-id", "")
     return Call(
         id=asked if _REQUEST_ID.fullmatch(asked) else f"req-{uid}",
         uid=uid,
         route=_route(request),
         limit=TimeLimit(request.app[HTTP].default_deadline_s),
         traceparent=traceparent if _TRACEPARENT.fullmatch(traceparent) else None,
+        session=session if _REQUEST_ID.fullmatch(session) else None,
     )
 
 

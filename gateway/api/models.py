@@ -9,11 +9,13 @@ from gateway.core.call import Model
 
 
 async def index(request: web.Request) -> web.StreamResponse:
-    return json_response(request[CALL], ModelList("list", [_object(model) for model in request.app[MODELS]]))
+    call = request[CALL]
+    return json_response(call, ModelList("list", [_object(model) for model in request.app[MODELS].allowed(call)]))
 
 
 async def show(request: web.Request) -> web.StreamResponse:
-    return json_response(request[CALL], _object(request.app[MODELS].find(request.match_info["model"])))
+    call = request[CALL]
+    return json_response(call, _object(request.app[MODELS].find(call, request.match_info["model"])))
 
 
 def _object(model: Model) -> ModelObject:

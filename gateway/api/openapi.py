@@ -6,7 +6,10 @@ from typing import Any
 import msgspec
 
 from gateway.api.endpoints import ANY_KEY, DEADLINE_HEADER, Endpoint
+from gateway.api.priority import PRIORITY_HEADER
 from gateway.api.schema import ErrorResponse
+from gateway.cache.idempotency import HEADER
+from gateway.core.identity import PRIORITY_CLASSES
 
 _REF = "#/components/schemas/{name}"
 _PARAMETER = re.compile(r"\{(\w+)(?::[^}]*)?\}")
@@ -17,20 +20,38 @@ _HEADERS = (
     (DEADLINE_HEADER, "Milliseconds after which nobody waits any more.", {"type": "integer", "minimum": 1}),
     ("traceparent", "W3C trace context.", {"type": "string"}),
 )
+_REPEATABLE = {
+    "name": HEADER,
+    "in": "header",
+    "description": "The same request with the same key is answered once; its answer can be had again for a while.",
+    "schema": {"type": "string", "pattern": "^[ -~]{1,255}$"},
+}
+_PRIORITY = {
+    "name": PRIORITY_HEADER,
+    "in": "header",
+    "description": "In which class the request waits; no more urgent than its key allows.",
+    "schema": {"type": "string", "enum": list(PRIORITY_CLASSES)},
+}
 _ERRORS = {
     "400": "The request is wrong; `param` says where.",
     "401": "The API key is missing or not valid.",
     "403": "The API key lacks the scope.",
     "404": "There is no such model or address.",
     "408": "No turn came in time.",
+    "409": "What is there contradicts the request, or one with this `Idempotency-Key` is being answered.",
     "413": "The body is too large.",
     "415": "The body is not JSON.",
+    "422": "This `Idempotency-Key` came with another request.",
     "429": "The server is busy and its queue is full.",
     "500": "The server failed.",
     "502": "The backend failed.",
     "503": "The server cannot serve now.",
     "504": "The deadline passed, or the backend did not answer in time.",
 }
+
+
+# What only requests with an `Idempotency-Key` get.
+_REPEATED = frozenset({"409", "422"})
 
 
 def describe(table: list[Endpoint], version: str) -> bytes:
@@ -63,7 +84,7 @@ def _operation(endpoint: Endpoint, schema_of: dict[str, Any]) -> dict[str, Any]:
         "summary": endpoint.summary,
         "operationId": f"{endpoint.handler.__module__.rpartition('.')[2]}_{endpoint.handler.__name__}",
         "parameters": _parameters(endpoint),
-        "responses": {"200": _success(endpoint, schema_of), **_failures(endpoint)},
+        "responses": {str(endpoint.status): _success(endpoint, schema_of), **_failures(endpoint)},
         "security": [] if endpoint.scopes is None else _KEY,
     }
     if endpoint.scopes is not None and endpoint.scopes != ANY_KEY:
@@ -78,8 +99,11 @@ def _parameters(endpoint: Endpoint) -> list[dict[str, Any]]:
         {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
         for name in _PARAMETER.findall(endpoint.path)
     ]
+    found += [{"name": name, "in": "query", "schema": {"type": "string"}} for name in endpoint.query]
     if endpoint.work:
         found += [{"name": name, "in": "header", "description": text, "schema": kind} for name, text, kind in _HEADERS]
+    if endpoint.repeatable:
+        found += [_REPEATABLE, _PRIORITY]
     return found
 
 
@@ -95,8 +119,11 @@ def _failures(endpoint: Endpoint) -> dict[str, Any]:
 
 
 def _statuses(endpoint: Endpoint) -> list[str]:
+    if endpoint.path.startswith("/admin/"):
+        body = ["400", "413", "415"] if endpoint.takes is not None or endpoint.query else []
+        return sorted([*body, "401", "403", "404", "409", "500", "503"])
     if endpoint.takes is not None:
-        return list(_ERRORS)
+        return [status for status in _ERRORS if endpoint.repeatable or status not in _REPEATED]
     return ["401", "403", "404", "500", "503"] if endpoint.scopes is not None else ["500", "503"]
 
 

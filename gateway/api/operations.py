@@ -2,11 +2,13 @@
 
 from aiohttp import web
 
-from gateway.api.keys import AUTHENTICATOR, CALL, GATE, METRICS, OPENAPI, ROUTER
+from gateway.api.keys import AUTHENTICATOR, CALL, ENTRIES, GATE, LIMITER, METRICS, OPENAPI, ROUTER
 from gateway.api.responses import json_bytes, json_response, standard_headers
 from gateway.api.schema import Liveness, Readiness
 
 _OK = "ok"
+# Begins the verdict on what works in a lesser way: ready all the same.
+_DEGRADED = "degraded: "
 _UNAVAILABLE = 503
 
 
@@ -16,14 +18,19 @@ async def live(request: web.Request) -> web.StreamResponse:
 
 
 async def ready(request: web.Request) -> web.StreamResponse:
-    """Requests can be served now. A key store that has gone away does not change that: known keys still work."""
+    """Requests can be served now, if need be with something degraded.
+
+    A key store that has gone away does not change that: known keys still work.
+    """
     app = request.app
     checks = {
         "gateway": "shutting down" if app[GATE].closed else _OK,
-        "backend": app[ROUTER].health.reason,
+        "backend": app[ROUTER].problem or _OK,
         "keys": _OK if app[AUTHENTICATOR].loaded.is_set() else "not yet read from the key store",
+        "limits": app[LIMITER].state,
+        "ledger": app[ENTRIES].state,
     }
-    good = all(verdict == _OK for verdict in checks.values())
+    good = all(verdict == _OK or verdict.startswith(_DEGRADED) for verdict in checks.values())
     body = Readiness("ready" if good else "unready", checks)
     return json_response(request[CALL], body, 200 if good else _UNAVAILABLE)
 

@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Protocol
 
 import msgspec
 from aiohttp import web
@@ -13,7 +14,7 @@ from gateway.core.call import Call
 from gateway.core.job import Chunk
 from gateway.errors import ClientGone, GatewayError
 
-_HEADERS = {
+STREAM_HEADERS = {
     "content-type": "text/event-stream; charset=utf-8",
     "cache-control": "no-cache",
     "x-accel-buffering": "no",
@@ -49,7 +50,7 @@ class StreamedReply:
         self._suffix = _NO_USAGE if shape.include_usage else _END
         self._prefix = b""
         self._starting = asyncio.Lock()
-        self.response = web.StreamResponse(headers=_HEADERS)
+        self.response = web.StreamResponse(headers=STREAM_HEADERS)
         self.started = False
 
     async def send(self, piece: Chunk) -> None:
@@ -63,7 +64,7 @@ class StreamedReply:
         if self._shape.include_usage:
             usage = msgspec.json.encode(UsageBody.of(self._call.usage))
             last = b"".join((self._prefix, b'],"usage":', usage, b"}\n\n", _DONE))
-        await self._end(last)
+        await self._succeed(last)
 
     async def fail(self, error: GatewayError) -> None:
         """An error event, and the end without [DONE]. A client that takes no more is cut off."""
@@ -96,6 +97,9 @@ class StreamedReply:
             async with asyncio.timeout(self._write_timeout_s):
                 await self.response.write(data)
 
+    async def _succeed(self, last: bytes) -> None:
+        await self._end(last)
+
     async def _end(self, last: bytes) -> None:
         with _CLIENT_FAULTS:
             async with asyncio.timeout(self._write_timeout_s):
@@ -107,6 +111,38 @@ class StreamedReply:
         if transport is None:
             raise ConnectionResetError
         return transport.get_write_buffer_size()
+
+
+class Recorder(Protocol):
+    """Gets every byte of a stream. The waiting ones are called before the client can have read the end."""
+
+    def add(self, data: bytes) -> None: ...
+
+    async def complete(self, last: bytes) -> None: ...
+
+    async def give_up(self) -> None: ...
+
+
+class RecordedReply(StreamedReply):
+    """A kind of its own, so that a stream that nobody records does nothing for it."""
+
+    def __init__(
+        self, request: web.Request, call: Call, shape: StreamShape, write_timeout_s: float, recorder: Recorder
+    ) -> None:
+        super().__init__(request, call, shape, write_timeout_s)
+        self._recorder = recorder
+
+    async def fail(self, error: GatewayError) -> None:
+        await self._recorder.give_up()
+        await super().fail(error)
+
+    async def _write(self, data: bytes) -> None:
+        self._recorder.add(data)
+        await super()._write(data)
+
+    async def _succeed(self, last: bytes) -> None:
+        await self._recorder.complete(last)
+        await super()._succeed(last)
 
 
 class _ClientFaults:

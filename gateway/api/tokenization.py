@@ -28,7 +28,7 @@ _detokenize = parser_of(DetokenizeRequest)
 async def tokenize(request: web.Request) -> web.StreamResponse:
     body = await read_body(request, _tokenize)
     call = request[CALL]
-    call.model = model = request.app[MODELS].find(body.model)
+    call.model = model = request.app[MODELS].find(call, body.model)
     with request_faults():
         ids = await request.app[TOKENIZING].run(call.size, _ids, body, request.app[TEXTS], model.name)
     return json_response(call, Tokenized(len(ids), model.max_model_len, ids))
@@ -37,7 +37,7 @@ async def tokenize(request: web.Request) -> web.StreamResponse:
 async def detokenize(request: web.Request) -> web.StreamResponse:
     body = await read_body(request, _detokenize)
     call = request[CALL]
-    call.model = model = request.app[MODELS].find(body.model)
+    call.model = model = request.app[MODELS].find(call, body.model)
     tokenizer = request.app[TEXTS].tokenizers[model.name]
     if not all(0 <= token < tokenizer.vocab_size for token in body.tokens):
         raise InvalidRequest(f"token ids of {model.name} go from 0 to {tokenizer.vocab_size - 1}", param="tokens")

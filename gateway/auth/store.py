@@ -1,103 +1,158 @@
-"""API keys in Valkey: `trireme:{keys}:records` maps digest → record (JSON), `trireme:{keys}:ids` key id → digest."""
+"""API keys: made, changed, rotated and revoked. What is stored is in `gateway.auth.records`, where in `storage`."""
 
-import hmac
 import secrets
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
-import msgspec
 from redis.asyncio import Redis
 
+from gateway.auth.records import KeyRecord, OldDigest, changed
 from gateway.auth.secret import digest_of, new_secret, well_formed
-
-SCOPES: Final = frozenset({"inference", "embeddings", "admin", "metrics"})
-RECORDS: Final = "trireme:{keys}:records"
-IDS: Final = "trireme:{keys}:ids"
-REVOKED_CHANNEL: Final = "trireme:{keys}:revoked"
-
-
-class KeyRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """A key as it is stored. `digest` is all that is left of the secret; times are Unix seconds."""
-
-    key_id: str
-    digest: str
-    tenant: str
-    name: str
-    scopes: frozenset[str]
-    created_at: int
-    expires_at: int | None = None
-    revoked_at: int | None = None
-
-    def usable(self, now: float) -> bool:
-        return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
-
+from gateway.auth.storage import Put, Storage
+from gateway.core.identity import NO_LIMITS, NO_QUOTAS, SCOPES, Limits, PriorityClass, Quotas
+from gateway.errors import Conflict, InvalidRequest, NotFound
 
 KeyRecords = list[KeyRecord]  # KeyStore.list hides the builtin within its class
-_RECORD = msgspec.json.Decoder(KeyRecord)
+
+# How long a secret that is rotated away stays good, unless somebody says otherwise.
+DEFAULT_OVERLAP_S: Final = 3600
+
+__all__ = ["DEFAULT_OVERLAP_S", "SCOPES", "KeyRecord", "KeyStore"]
 
 
 class KeyStore:
     """Raises redis.exceptions.RedisError when Valkey cannot be reached. `clock`: Unix seconds."""
 
     def __init__(self, redis: Redis, pepper: bytes, clock: Callable[[], float] = time.time) -> None:
-        self._redis = redis
+        self._storage = Storage(redis)
         self._pepper = pepper
         self._clock = clock
 
     async def create(
-        self, *, tenant: str, name: str, scopes: frozenset[str], expires_at: int | None = None
+        self,
+        *,
+        tenant: str,
+        name: str,
+        scopes: frozenset[str],
+        models: frozenset[str] | None = None,
+        max_priority: PriorityClass = "interactive",
+        limits: Limits = NO_LIMITS,
+        quotas: Quotas = NO_QUOTAS,
+        expires_at: int | None = None,
     ) -> tuple[KeyRecord, str]:
-        """The record and the secret, which can never be read again. Raises ValueError for scopes that do not exist."""
-        if unknown := scopes - SCOPES:
-            raise ValueError(f"unknown scopes: {', '.join(sorted(unknown))}; known: {', '.join(sorted(SCOPES))}")
+        """The record and the secret, which can never be read again.
+
+        Raises InvalidRequest for scopes or a tenant that do not exist, and for a time that has passed.
+        """
+        now = self._clock()
+        check_scopes(scopes)
+        check_expiry(expires_at, now)
         secret = new_secret()
         record = KeyRecord(
             key_id=f"key_{secrets.token_hex(8)}",
+            revision=1,
             digest=digest_of(secret, self._pepper),
             tenant=tenant,
             name=name,
             scopes=scopes,
-            created_at=int(self._clock()),
+            models=models,
+            max_priority=max_priority,
+            limits=limits,
+            quotas=quotas,
+            created_at=int(now),
             expires_at=expires_at,
         )
-        await self._write(record)
+        if await self._storage.put_key(record, needs_tenant=True) is Put.NO_TENANT:
+            raise InvalidRequest(
+                f"there is no tenant {tenant!r}: create it with `trireme tenants create {tenant}` "
+                "or POST /admin/v1/tenants",
+                param="tenant",
+            )
         return record, secret
 
-    async def list(self) -> KeyRecords:
-        """All keys that ever were, oldest first, revoked ones included."""
-        stored = await self._redis.hgetall(RECORDS)
-        return sorted((_RECORD.decode(one) for one in stored.values()), key=lambda record: record.created_at)
+    async def list(self, tenant: str | None = None) -> KeyRecords:
+        """All keys that ever were, oldest first, revoked ones included. `tenant`: its keys only."""
+        stored = (await self._storage.read_all()).keys
+        chosen = (record for record in stored if tenant in (None, record.tenant))
+        return sorted(chosen, key=lambda record: (record.created_at, record.key_id))
 
-    async def revoke(self, key_id: str) -> bool:
-        """End a key everywhere, at once. False when there is no such key, or it was revoked before."""
-        digest = await self._redis.hget(IDS, key_id)
-        stored = None if digest is None else await self._redis.hget(RECORDS, digest)
-        record = None if stored is None else _RECORD.decode(stored)
-        if record is None or record.revoked_at is not None:
-            return False
-        await self._write(msgspec.structs.replace(record, revoked_at=int(self._clock())))
-        await self._redis.publish(REVOKED_CHANNEL, record.digest)
-        return True
+    async def get(self, key_id: str) -> KeyRecord:
+        """Raises NotFound."""
+        record = await self._storage.read_key(key_id)
+        if record is None:
+            raise NotFound(f"there is no key {key_id!r}: see the list of keys", param="id")
+        return record
+
+    async def change(self, key_id: str, **fields: Any) -> KeyRecord:
+        """Replace fields of the record. Raises NotFound, Conflict, InvalidRequest."""
+        record = changed(await self._living(key_id), **fields)
+        check_scopes(record.scopes)
+        if "expires_at" in fields:
+            check_expiry(record.expires_at, self._clock())
+        await self._replace(record)
+        return record
+
+    async def rotate(self, key_id: str, overlap_s: int) -> tuple[KeyRecord, str]:
+        """A new secret for the same key; the one it has stays good for `overlap_s`. Raises NotFound, Conflict."""
+        now = int(self._clock())
+        before = await self._living(key_id)
+        secret = new_secret()
+        ending = [*before.old, OldDigest(before.digest, now + overlap_s)]
+        old = tuple(one for one in ending if one.until > now)
+        record = changed(before, digest=digest_of(secret, self._pepper), old=old)
+        await self._replace(record, before)
+        return record, secret
+
+    async def revoke(self, key_id: str) -> KeyRecord:
+        """End a key everywhere, at once; one that has been revoked stays as it is. Raises NotFound, Conflict."""
+        before = await self.get(key_id)
+        if before.revoked_at is not None:
+            return before
+        record = changed(before, revoked_at=int(self._clock()))
+        await self._replace(record)
+        return record
 
     async def find(self, secret: str) -> KeyRecord | None:
         """The key with this secret, if it can be used now."""
         if not well_formed(secret):
             return None
-        return await self.find_digest(self.digest(secret))
-
-    async def find_digest(self, digest: str) -> KeyRecord | None:
-        stored = await self._redis.hget(RECORDS, digest)
-        record = None if stored is None else _RECORD.decode(stored)
-        if record is None or not hmac.compare_digest(record.digest, digest):
+        digest, now = digest_of(secret, self._pepper), self._clock()
+        found = await self._storage.find(digest)
+        if found is None or found.key.state(now) != "active" or not found.key.takes(digest, now):
             return None
-        return record if record.usable(self._clock()) else None
+        return found.key
 
-    def digest(self, secret: str) -> str:
-        return digest_of(secret, self._pepper)
+    async def last_used(self) -> dict[str, int]:
+        """Key id → Unix seconds, at most some seconds old."""
+        return await self._storage.last_used()
 
-    async def _write(self, record: KeyRecord) -> None:
-        async with self._redis.pipeline(transaction=True) as both:
-            both.hset(RECORDS, record.digest, msgspec.json.encode(record))
-            both.hset(IDS, record.key_id, record.digest)
-            await both.execute()
+    async def last_used_of(self, key_id: str) -> int | None:
+        return await self._storage.last_used_of(key_id)
+
+    async def _living(self, key_id: str) -> KeyRecord:
+        record = await self.get(key_id)
+        if record.revoked_at is not None:
+            raise Conflict(f"key {key_id!r} is revoked and stays so: create another one", param="id")
+        return record
+
+    async def _replace(self, record: KeyRecord, before: KeyRecord | None = None) -> None:
+        drop = [] if before is None else [one for one in before.digests if one not in record.digests]
+        if await self._storage.put_key(record, drop=drop) is not Put.DONE:
+            raise Conflict(f"key {record.key_id!r} was changed by somebody else at the same time: try again")
+
+
+def check_scopes(scopes: frozenset[str]) -> None:
+    """Raises InvalidRequest."""
+    if unknown := scopes - SCOPES:
+        raise InvalidRequest(
+            f"unknown scopes: {', '.join(sorted(unknown))}; known: {', '.join(sorted(SCOPES))}", param="scopes"
+        )
+    if not scopes:
+        raise InvalidRequest(f"a key needs at least one scope of: {', '.join(sorted(SCOPES))}", param="scopes")
+
+
+def check_expiry(expires_at: int | None, now: float) -> None:
+    """Raises InvalidRequest."""
+    if expires_at is not None and expires_at <= now:
+        raise InvalidRequest("expires_at has passed already: choose a later time, or none", param="expires_at")

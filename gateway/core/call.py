@@ -1,11 +1,11 @@
 """One request on its way through the stages."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from gateway.core.identity import NO_LIMITS, NO_QUOTAS, Limits, PriorityClass, Quotas
+from gateway.core.identity import NO_LIMITS, NO_QUOTAS, PRIORITY_CLASSES, Limits, PriorityClass, Quotas
 from gateway.core.limit import TimeLimit
 from python_backends.messages import Timings
 
@@ -14,7 +14,10 @@ Task = Literal["generate", "embed"]
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who is calling, and what they may. `key_id` is not the secret. `models`: None for all."""
+    """Who is calling, and what they may. `key_id` is not the secret. `models`: None for all.
+
+    `weight`: the tenant's share, relative to that of others who wait in its class.
+    """
 
     key_id: str
     tenant: str
@@ -25,6 +28,7 @@ class Caller:
     quotas: Quotas = NO_QUOTAS
     tenant_limits: Limits = NO_LIMITS
     tenant_quotas: Quotas = NO_QUOTAS
+    weight: float = 1.0
 
     def may_use(self, model: str) -> bool:
         return self.models is None or model in self.models
@@ -60,9 +64,12 @@ class Call:
     """Identity, time and consumption of one request; each stage writes down what it found out.
 
     `id` is what client and log see (`x-request-id`) and need not be unique; `uid` is. `started` and the token times are
-    monotonic seconds. `size`: bytes of the body. `cost`: tokens that admission holds for it while it runs.
-    `priority`: 0 is the most urgent. `stages`: milliseconds of each stage that has ended. `headers`: what stages add to
-    the response. `backend`: who answered. `price`: of what was used, in 10⁻⁹ of the currency.
+    monotonic seconds. `size`: bytes of the body. `cost`: tokens that admission holds for it while it runs, of them
+    `prompt_cost` for its prompts. `answers`: how many texts are to be generated. `priority_class`: None until admission
+    unless the client named one. `queue_position`: place in the queue of its class when it came, 0 if it did not wait.
+    `stages`: milliseconds of each stage that has ended. `headers`: what stages add to the response. `session`: calls
+    of the same one should share a backend. `prompt_ids`: of the first prompt. `backend`: who answered. `price`: of what
+    was used, in 10⁻⁹ of the currency.
     """
 
     id: str
@@ -70,7 +77,7 @@ class Call:
     route: str
     limit: TimeLimit
     traceparent: str | None = None
-    priority: int = 0
+    priority_class: PriorityClass | None = None
     started: float = field(default_factory=time.monotonic)
     created: int = field(default_factory=lambda: int(time.time()))
     size: int = 0
@@ -79,6 +86,9 @@ class Call:
     model: Model | None = None
     model_version: str | None = None
     cost: int = 0
+    prompt_cost: int = 0
+    answers: int = 0
+    queue_position: int = 0
     usage: Usage = field(default_factory=Usage)
     tokens_seen: int = 0
     first_token_at: float | None = None
@@ -86,8 +96,11 @@ class Call:
     engine: Timings | None = None
     stages: dict[str, float] = field(default_factory=dict)
     headers: dict[str, str] = field(default_factory=dict)
+    session: str | None = None
+    prompt_ids: Sequence[int] = ()
     backend: str | None = None
     price: int = 0
+    replayed: bool = False
     closed: bool = False
     _marked: float = 0.0
 
@@ -98,6 +111,11 @@ class Call:
     def engine_id(self) -> str:
         """Names this call in the engine. Never an id of the client's alone: an abort ends all that carry it."""
         return self.id if self.uid in self.id else f"{self.id}.{self.uid}"
+
+    @property
+    def priority(self) -> int:
+        """For the engine: 0 is the most urgent."""
+        return PRIORITY_CLASSES.index(self.priority_class or "standard")
 
     def mark(self, stage: str) -> None:
         """`stage` ends here: it took the time since the last mark."""

@@ -40,3 +40,8 @@ class Quotas(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, forb
 
 NO_LIMITS: Final = Limits()
 NO_QUOTAS: Final = Quotas()
+
+
+def at_most(asked: PriorityClass, most: PriorityClass) -> PriorityClass:
+    """The less urgent of the two."""
+    return max(asked, most, key=PRIORITY_CLASSES.index)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,10 +14,31 @@ Vectors = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """One Triton server; `url` without a trailing slash."""
+    """One Triton server, and what to call there; `url` without a trailing slash. `version`: None for the newest."""
 
     name: str
     url: str
+    triton_model: str = "chat"
+    version: str | None = None
+
+    def path(self, action: str) -> str:
+        """Of the model: `generate_stream`, `infer`."""
+        version = "" if self.version is None else f"/versions/{self.version}"
+        return f"/v2/models/{self.triton_model}{version}/{action}"
+
+
+class EngineLoad(msgspec.Struct, frozen=True):
+    """What an engine says of itself. `kv_tokens`: what its cache holds, `kv_usage`: the share of it that is in use."""
+
+    running: int = 0
+    waiting: int = 0
+    kv_usage: float = 0.0
+    kv_tokens: int = 0
+
+    @property
+    def saturation(self) -> float:
+        """0: idle, 1: its cache is full, or as many wait as run."""
+        return min(1.0, max(self.kv_usage, self.waiting / max(1, self.running)))
 
 
 @dataclass(frozen=True, slots=True)

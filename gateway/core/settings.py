@@ -12,11 +12,12 @@ PREFIX: Final = "TRIREME_"
 
 @dataclass(frozen=True)
 class Setting:
-    """`env`: its environment variable, without the prefix."""
+    """`env`: its environment variable, without the prefix. `secret`: the variable is its only place."""
 
     meaning: str
     env: str
     unit: str = ""
+    secret: bool = False
 
     @property
     def variable(self) -> str:

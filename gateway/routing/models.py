@@ -1,16 +1,16 @@
 """The models that clients can name."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 
-from gateway.core.call import Model, Task
+from gateway.core.call import Call, Model, Task
 from gateway.core.settings import Setting
-from gateway.errors import InvalidRequest, ModelNotFound
+from gateway.errors import InvalidRequest, ModelNotAllowed, ModelNotFound
 
 Length = Annotated[int, msgspec.Meta(ge=1)]
 
@@ -53,30 +53,47 @@ class Models:
 
     def __init__(self, models: Iterable[Model]) -> None:
         self._models = {model.name: model for model in models}
+        self._name_of: Callable[[str], str] = str
 
     def __iter__(self) -> Iterator[Model]:
         return iter(self._models.values())
 
-    def find(self, name: str | None) -> Model:
-        """Raises InvalidRequest without a name, ModelNotFound for an unknown one."""
+    def accept_aliases(self, name_of: Callable[[str], str]) -> None:
+        """`name_of`: an alias → the model's name; any other name → itself."""
+        self._name_of = name_of
+
+    def allowed(self, call: Call) -> Iterator[Model]:
+        """Those that the caller may use."""
+        caller = call.caller
+        return (model for model in self._models.values() if caller is None or caller.may_use(model.name))
+
+    def find(self, call: Call, name: str | None) -> Model:
+        """Raises InvalidRequest without a name, ModelNotFound for an unknown one, ModelNotAllowed."""
         if name is None:
             raise InvalidRequest(
-                f"model is required; known models: {self._names()}", param="model", code="missing_required_parameter"
+                f"model is required; known models: {self._names(call)}",
+                param="model",
+                code="missing_required_parameter",
             )
-        model = self._models.get(name)
+        model = self._models.get(self._name_of(name))
         if model is None:
-            raise ModelNotFound(f"there is no model {name!r}; known models: {self._names()}", param="model")
+            raise ModelNotFound(f"there is no model {name!r}; known models: {self._names(call)}", param="model")
+        if call.caller is not None and not call.caller.may_use(model.name):
+            raise ModelNotAllowed(
+                f"your API key may not use {name}; it may use: {self._names(call) or 'none of this server'}",
+                param="model",
+            )
         return model
 
-    def resolve(self, name: str | None, task: Task) -> Model:
+    def resolve(self, call: Call, name: str | None, task: Task) -> Model:
         """`find`, and raises InvalidRequest for a model that does something else."""
-        model = self.find(name)
+        model = self.find(call, name)
         if model.task != task:
             raise InvalidRequest(f"{name} does not do that: use {_ENDPOINTS[model.task]}", param="model")
         return model
 
-    def _names(self) -> str:
-        return ", ".join(self._models)
+    def _names(self, call: Call) -> str:
+        return ", ".join(model.name for model in self.allowed(call))
 
 
 def read_models(settings: ModelSettings) -> list[Model]:

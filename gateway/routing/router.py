@@ -1,96 +1,230 @@
-"""Which backend takes a call: today the one there is, when it is healthy."""
+"""Where? Leases on backends, chosen by the routing document, their health, and the strategy."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
-from typing import Protocol
+import logging
+import time
+import zlib
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
-from prometheus_client import Gauge
-
-from gateway.core.call import Call, served_by
+from gateway.core.call import Call
 from gateway.core.job import Backend
-from gateway.errors import BackendLost, BackendTimeout, BackendUnavailable, GatewayError
-from gateway.routing.health import Health
+from gateway.core.snapshot import Arm, BackendSpec, RoutingSnapshot
+from gateway.errors import BackendUnavailable
+from gateway.routing.arms import arms_for
+from gateway.routing.member import Member, Probe
+from gateway.routing.meters import Meters
+from gateway.routing.prefix import chain_of
+from gateway.routing.scoring import Ask
+from gateway.routing.settings import RoutingSettings
+from gateway.routing.strategies import build_strategy
+from gateway.telemetry.tasks import Tasks
+
+log = logging.getLogger(__name__)
 
 
-class Probe(Protocol):
-    """Questions to a backend; both raise GatewayError."""
+@dataclass(frozen=True)
+class _Table:
+    """What one snapshot makes of the backends: swapped as a whole."""
 
-    async def ready(self, backend: Backend) -> None: ...
-
-    async def generate(self, backend: Backend) -> None: ...
+    snapshot: RoutingSnapshot
+    members: dict[str, Member]
+    arms: dict[str, Sequence[Arm]]
+    pools: dict[tuple[str, str], Sequence[Member]]  # by model and group
+    aliases: dict[str, str]
 
 
 class Router:
-    """Leases on the backend. `watch` keeps asking how it is."""
+    """`lease` chooses; `apply` changes what there is to choose from; `watch` keeps every backend examined.
 
-    def __init__(self, backend: Backend, health: Health, probe: Probe, up: Gauge) -> None:
-        self._backend = backend
+    `clock`: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        snapshot: RoutingSnapshot,
+        settings: RoutingSettings,
+        probe: Probe,
+        meters: Meters,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._settings = settings
         self._probe = probe
-        self._up = up
-        self._leases: dict[Call, asyncio.Timeout] = {}
-        self._served_at: float | None = None
-        self._hurry = asyncio.Event()
-        self.health = health
+        self._meters = meters
+        self._clock = clock
+        self._strategy = build_strategy(settings)
+        self._watched: dict[Member, asyncio.Task[None]] = {}
+        self._tasks: Tasks | None = None
+        self._table = _Table(RoutingSnapshot(), {}, {}, {}, {})
+        self.apply(snapshot)
+
+    def __iter__(self) -> Iterator[Member]:
+        return iter(self._table.members.values())
+
+    @property
+    def snapshot(self) -> RoutingSnapshot:
+        return self._table.snapshot
+
+    @property
+    def saturation(self) -> float:
+        """Of the least loaded backend that takes calls: what the next call meets. 1 when there is none."""
+        return min((member.saturation for member in self if member.alive and member.ejection.allows()), default=1.0)
+
+    @property
+    def problem(self) -> str | None:
+        """Why no call can be served, or None."""
+        members = list(self)
+        if not members:
+            return "there is no backend"
+        if any(member.alive for member in members):
+            return None
+        healthy = [member for member in members if member.health.healthy]
+        return "every backend is draining" if healthy else members[0].health.reason
+
+    def apply(self, snapshot: RoutingSnapshot) -> None:
+        """Swap everything at once. Leases on backends that are gone go on until they end."""
+        old = self._table.members
+        members = {spec.id: self._member(spec, old.get(spec.id)) for spec in snapshot.backends}
+        groups = {(route.name, arm.group) for route in snapshot.models for arm in route.arms}
+        self._table = _Table(
+            snapshot,
+            members,
+            {route.name: route.arms for route in snapshot.models},
+            {(model, group): _serving(model, group, members.values()) for model, group in groups},
+            snapshot.aliases(),
+        )
+        self._meters.version.set(snapshot.version)
+        for member in old.values():
+            if members.get(member.spec.id) is not member:
+                self._retire(member)
+        self._watch_all()
 
     @asynccontextmanager
-    async def lease(self, call: Call) -> AsyncIterator[Backend]:
-        """Raises BackendUnavailable while no backend can take the call, BackendLost when it dies in the meantime."""
-        if not self.health.healthy:
-            raise BackendUnavailable(f"no backend can take this request: {self.health.reason}", retry_after=1.0)
-        until_given_up = asyncio.timeout(None)
-        self._leases[call] = until_given_up
+    async def lease(self, call: Call, tried: Collection[str] = ()) -> AsyncIterator[Backend]:
+        """On none of the backends in `tried`. Raises BackendUnavailable while no backend can take the call, BackendLost
+        when it dies in the meantime.
+        """
+        member, arm = self._choose(call, tried)
+        call.backend = member.spec.id
+        if call.caller is not None and "admin" in call.caller.scopes:
+            call.headers["x-backend"] = member.spec.id
         try:
-            async with until_given_up:
-                yield self._backend
-        except TimeoutError as error:
-            raise BackendLost(f"backend {self._backend.name} died: {self.health.reason}") from error
-        except BackendLost as error:
-            self._lost(error)
-            raise
+            async with member.hold(call):
+                yield Backend(member.spec.id, member.spec.url.rstrip("/"), arm.triton_model, arm.version)
         finally:
-            del self._leases[call]
-            if call.last_token_at is not None:
-                self._served_at = max(call.last_token_at, self._served_at or 0.0)
+            self._judge(member)
 
-    async def watch(self) -> None:
-        """One probe, then the wait until the next: run it again and again."""
-        self._hurry.clear()
-        await self.examine()
-        self._up.set(self.health.healthy)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self.health.interval):
-                await self._hurry.wait()
+    def name_of(self, model: str) -> str:
+        """Of a model that may be called by an alias."""
+        return self._table.aliases.get(model, model)
+
+    @property
+    def strain(self) -> float:
+        """What the engine of the least strained backend says, 0 to 1: its own queue and cache, apart from our books."""
+        loads = [member.strain for member in self if member.alive]
+        return min(loads, default=0.0)
+
+    def watch(self, tasks: Tasks) -> None:
+        """From now on, every backend there is or will be."""
+        self._tasks = tasks
+        self._watch_all()
 
     async def examine(self) -> None:
-        """Ask for readiness, and for a token when nobody got one lately.
+        """Every backend once."""
+        await asyncio.gather(*(member.examine() for member in self))
 
-        A backend that becomes unhealthy by its own answers will never finish what it has: Triton leaves requests open
-        whose model process died. One that is merely silent may still be busy with them.
+    def _choose(self, call: Call, tried: Collection[str]) -> tuple[Member, Arm]:
+        model = call.model.name if call.model is not None else ""
+        arms = self._table.arms.get(model, ())
+        for arm in arms_for(model, arms, _owner(call)) if arms else ():
+            pool = self._table.pools[model, arm.group]
+            found = self._available(pool, tried)
+            if found:
+                chosen = self._strategy.pick(self._ask(call, model), [member.candidate for member in found])
+                return self._table.members[chosen.id], arm
+        reason = self.problem or f"none that serves {model!r} is healthy"
+        raise BackendUnavailable(f"no backend can take this request: {reason}", retry_after=1.0)
+
+    def _available(self, pool: Sequence[Member], tried: Collection[str]) -> list[Member]:
+        """Healthy, not draining, not left out. With too few of them, those left out come back: better than nobody.
+
+        Backends whose probes fail never do: those are known to be dead.
         """
-        was_healthy = self.health.healthy
-        try:
-            await self._probe.ready(self._backend)
-            self.health.ready()
-            if self.health.generation_due(self._last_served()):
-                await self._probe.generate(self._backend)
-                self.health.generated()
-        except GatewayError as error:
-            self.health.failed(error.message)
-            if was_healthy and not self.health.healthy and not isinstance(error, BackendTimeout):
-                self._give_up_leases()
+        alive = [member for member in pool if member.alive and member.spec.id not in tried]
+        found = [member for member in alive if member.ejection.closed]
+        if len(found) < len(alive):
+            found = [member for member in alive if member.ejection.allows()]
+            whole = sum(not member.spec.draining for member in pool)
+            if len(found) < self._settings.panic_below * whole:
+                found = alive
+        for member in found:
+            if member.recovering:
+                member.candidate.ramp = member.ramp()
+        return found
 
-    def _give_up_leases(self) -> None:
-        now = asyncio.get_running_loop().time()
-        for lease in self._leases.values():
-            if not lease.expired():
-                lease.reschedule(now)
+    def _ask(self, call: Call, model: str) -> Ask:
+        settings, ids = self._settings, call.prompt_ids
+        session = None if call.session is None else zlib.crc32(_owner(call).encode())
+        if not self._strategy.compares_prompts:
+            return Ask(call.cost, session)
+        block = settings.prefix_block_tokens
+        chain = chain_of(ids, block, settings.prefix_prompt_blocks, zlib.crc32(model.encode()))
+        return Ask(call.cost, session, chain, max(1, len(ids) // block))
 
-    def _last_served(self) -> float | None:
-        times = (self._served_at, served_by(self._leases))
-        return max((at for at in times if at is not None), default=None)
+    def _judge(self, member: Member) -> None:
+        """Leave it out for a while when it failed too often, unless too many others are out already."""
+        if not member.ejection.due:
+            return
+        group = [one for one in self if one.spec.group == member.spec.group]
+        out = sum(not one.ejection.closed for one in group if one is not member)
+        if out + 1 <= self._settings.max_ejected * len(group):
+            member.ejection.eject()
+            self._meters.ejected(member.spec.id)
+            log.warning("backend %s is left out: it failed too often", member.spec.id)
 
-    def _lost(self, error: BackendLost) -> None:
-        self.health.lost(error.message)
-        self._up.set(self.health.healthy)
-        self._hurry.set()
+    def _member(self, spec: BackendSpec, known: Member | None) -> Member:
+        if known is None or known.spec.url != spec.url:
+            member = Member(
+                spec, self._settings, self._probe, self._meters, on_lost=self._strategy.forget, clock=self._clock
+            )
+        else:
+            member = known
+            member.change(spec)
+        return member
+
+    def _retire(self, member: Member) -> None:
+        """It is watched until its last lease has ended, which it may need to be told."""
+        member.retired = True
+        self._strategy.forget(member.spec.id)
+        if member.spec.id not in self._table.members:
+            self._meters.forget(member.spec.id)
+        if self._tasks is not None:
+            self._tasks.spawn(f"retire backend {member.spec.id}", self._until_drained(member))
+
+    async def _until_drained(self, member: Member) -> None:
+        await member.drained()
+        task = self._watched.pop(member, None)
+        if task is not None:
+            task.cancel()
+
+    def _watch_all(self) -> None:
+        if self._tasks is None:
+            return
+        for member in self:
+            if member not in self._watched:
+                self._watched[member] = self._tasks.keep(f"watch backend {member.spec.id}", member.watch)
+
+
+def _serving(model: str, group: str, members: Collection[Member]) -> Sequence[Member]:
+    return [
+        member
+        for member in members
+        if member.spec.group == group and (member.spec.models is None or model in member.spec.models)
+    ]
+
+
+def _owner(call: Call) -> str:
+    """Whose call it is: a session of a tenant, the tenant, or nobody's but its own."""
+    tenant = call.caller.tenant if call.caller is not None else call.uid
+    return tenant if call.session is None else f"{tenant}\0{call.session}"

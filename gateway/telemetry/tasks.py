@@ -25,14 +25,15 @@ class Tasks:
         """Run `work`, which ends by itself, to its end. Never awaited, so it may be called while being cancelled."""
         self._start(self._brief, name, _guard(name, work))
 
-    def keep(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
-        """Run `work` again and again until `close`, with back-off after a failure."""
-        self._start(self._lasting, name, _forever(name, work))
+    def keep(self, name: str, work: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
+        """Run `work` again and again until `close` or its cancellation, with back-off after a failure."""
+        return self._start(self._lasting, name, _forever(name, work))
 
-    def _start(self, kind: set[asyncio.Task[None]], name: str, work: Coroutine[Any, Any, None]) -> None:
+    def _start(self, kind: set[asyncio.Task[None]], name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work, name=name)
         kind.add(task)
         task.add_done_callback(kind.discard)
+        return task
 
     async def close(self, patience_s: float) -> None:
         """Stop the lasting tasks, and give the brief ones `patience_s` to finish."""

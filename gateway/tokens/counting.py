@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 
 import msgspec
@@ -12,7 +13,9 @@ from gateway.core.requests import request_faults
 from gateway.core.settings import Setting
 from gateway.errors import InvalidRequest
 from gateway.tokens.offload import Offload
-from python_backends.preprocessing.prompts import PromptBuilder, completion_budget, embedding_inputs
+from gateway.tokens.prediction import Predictor
+from gateway.tokens.recall import token_ids
+from python_backends.preprocessing.prompts import PromptBuilder, completion_budget, embedding_source
 from python_backends.preprocessing.schema import EmbeddingRequest, GenerationRequest
 from python_backends.preprocessing.tokenizer import TextTokenizer
 
@@ -27,11 +30,21 @@ class TokenSettings:
         msgspec.Meta(ge=0),
         Setting("Bodies from this size on are tokenized in a thread.", env="TOKENIZER_THREAD_BYTES", unit="bytes"),
     ] = 4096
+    cache_bytes: Annotated[
+        int,
+        msgspec.Meta(ge=0),
+        Setting(
+            "Token ids kept of texts met before, so that they are not tokenized again; 0: none.",
+            env="TOKEN_CACHE_BYTES",
+            unit="bytes",
+        ),
+    ] = 16 * 1024 * 1024
     expected_answer: Annotated[
         int,
         msgspec.Meta(ge=1),
         Setting(
-            "What an answer is expected to take when the client allows more; admission reserves no more than that.",
+            "What the first answer of a tenant is expected to take, where the client allows as much; later ones are "
+            "expected to be like those before.",
             env="EXPECTED_ANSWER_TOKENS",
             unit="tokens",
         ),
@@ -41,19 +54,29 @@ class TokenSettings:
 class GenerationTokens:
     """Prompts of chats and completions. `builders`: by model name."""
 
-    def __init__(self, builders: Mapping[str, PromptBuilder], offload: Offload, settings: TokenSettings) -> None:
+    def __init__(self, builders: Mapping[str, PromptBuilder], offload: Offload, predictor: Predictor) -> None:
         self._builders = builders
         self._offload = offload
-        self._settings = settings
+        self._predictor = predictor
 
     async def prepare(self, call: Call, model: Model, body: GenerationRequest) -> GenerationJob:
         """Raises InvalidRequest, with `context_length_exceeded` where prompt and answer do not fit."""
         with request_faults():
-            lists = await self._offload.run(call.size, self._builders[model.name].build, body)
+            builder = self._builders[model.name]
+            source = partial(builder.source, body)
+            lists = await token_ids(self._offload, call.size, body.pieces, source, builder.tokenizer)
             prompts = [Prompt(ids, completion_budget(body.token_limit, len(ids), model.max_model_len)) for ids in lists]
-        expected = self._settings.expected_answer
-        call.cost = sum(len(one.ids) + body.choices * min(one.max_tokens, expected) for one in prompts)
+        self._estimate(call, model, prompts, body.choices)
         return GenerationJob(body, prompts)
+
+    def _estimate(self, call: Call, model: Model, prompts: list[Prompt], choices: int) -> None:
+        """What the call is expected to take: its prompts, exactly, and answers as long as this tenant's mostly are."""
+        tenant = call.caller.tenant if call.caller else ""
+        answers = sum(self._predictor.expect(tenant, model.name, one.max_tokens) for one in prompts)
+        call.answers = choices * len(prompts)
+        call.prompt_ids = prompts[0].ids
+        call.prompt_cost = sum(len(one.ids) for one in prompts)
+        call.cost = call.prompt_cost + choices * answers
 
 
 class EmbeddingTokens:
@@ -67,11 +90,12 @@ class EmbeddingTokens:
         """Raises InvalidRequest."""
         _check_dimensions(body.dimensions, model)
         with request_faults():
-            inputs = await self._offload.run(call.size, embedding_inputs, body, self._tokenizers[model.name])
+            source, tokenizer = partial(embedding_source, body), self._tokenizers[model.name]
+            inputs = await token_ids(self._offload, call.size, body.pieces, source, tokenizer)
         for number, ids in enumerate(inputs):
             if len(ids) > model.max_model_len:
                 raise _too_long(number, len(ids), model)
-        call.cost = sum(map(len, inputs))
+        call.cost = call.prompt_cost = sum(map(len, inputs))
         return EmbeddingJob(inputs)
 
 

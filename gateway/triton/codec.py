@@ -25,7 +25,7 @@ class StreamRequest(msgspec.Struct, omit_defaults=True):
     request: str
     input_ids: list[int]
     deadline_ms: int
-    priority: int = 0
+    priority: int
     traceparent: str | None = None
 
 
@@ -57,13 +57,14 @@ def _without_text(body: GenerationRequest, max_tokens: int) -> GenerationRequest
             body,
             messages=None,
             model=None,
+            priority=None,
             stream=None,
             stream_options=None,
             max_tokens=max_tokens,
             max_completion_tokens=None,
         )
     return msgspec.structs.replace(
-        body, prompt=None, model=None, stream=None, stream_options=None, max_tokens=max_tokens
+        body, prompt=None, model=None, priority=None, stream=None, stream_options=None, max_tokens=max_tokens
     )
 
 

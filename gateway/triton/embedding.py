@@ -7,8 +7,6 @@ from gateway.errors import BackendFailed
 from gateway.triton.client import TritonClient
 from gateway.triton.codec import embed_answer, embed_request
 
-PATH = "/v2/models/embed/infer"
-
 
 class Embedding:
     """`timeout_s`: for the whole answer."""
@@ -20,7 +18,9 @@ class Embedding:
     async def run(self, call: Call, job: EmbeddingJob, backend: Backend, reply: Reply[Vectors]) -> None:
         """Sends float32 [inputs, dimensions] in one piece. Raises GatewayError."""
         body, headers = embed_request(job.inputs)
-        data, answered = await self._client.post(backend, PATH, body, headers, timeout_s=self._timeout_s)
+        data, answered = await self._client.post(
+            backend, backend.path("infer"), body, headers, timeout_s=self._timeout_s
+        )
         result = embed_answer(data, answered)
         if len(result.vectors) != len(job.inputs):
             raise BackendFailed(f"the embedding model gave {len(result.vectors)} vectors for {len(job.inputs)} inputs")

@@ -15,7 +15,6 @@ from gateway.triton.codec import StreamEvent, stream_request
 from gateway.triton.faults import error_of
 from python_backends.messages import Delta
 
-PATH = "/v2/models/chat/generate_stream"
 _MID_STREAM = 200
 
 
@@ -80,25 +79,34 @@ class _Work:
         engine_id = f"{self.call.engine_id}-{number}"
         request = stream_request(self.call, self.job, self.job.prompts[number], engine_id)
         self.unfinished.add(engine_id)
-        async with self.client.stream(self.backend, PATH, request) as events:
-            await self._relay(events, number * self.job.body.choices)
+        async with self.client.stream(self.backend, self.backend.path("generate_stream"), request) as events:
+            await self._relay(events, number)
         self.unfinished.remove(engine_id)
 
-    async def _relay(self, events: EventStream, first_index: int) -> None:
-        """Until the stream's end. Raises BackendFailed when that comes without a last delta."""
+    async def _relay(self, events: EventStream, number: int) -> None:
+        """Until the stream's end. Raises BackendFailed when that comes without a last delta.
+
+        What was used by a stream that ends early is its prompt, once there was a token, and the tokens that came.
+        """
         call, send = self.call, self.reply.send
-        complete = False
-        while batch := await events.read():
-            for data in batch:
-                delta = _decode(call, data, self.backend)
-                call.saw_tokens(delta.tokens)
-                if delta.usage is not None:
-                    complete = True
-                    call.usage.add(delta.usage.prompt, delta.usage.completion, delta.usage.cached)
-                    call.engine = delta.timings
-                await send(Chunk(_numbered(delta.choice, first_index), delta.tokens))
-        if not complete:
-            raise BackendFailed(f"backend {self.backend.name} ended the answer too early", code="answer_truncated")
+        first_index = number * self.job.body.choices
+        complete, seen = False, 0
+        try:
+            while batch := await events.read():
+                for data in batch:
+                    delta = _decode(call, data, self.backend)
+                    seen += delta.tokens
+                    call.saw_tokens(delta.tokens)
+                    if delta.usage is not None:
+                        complete = True
+                        call.usage.add(delta.usage.prompt, delta.usage.completion, delta.usage.cached)
+                        call.engine = delta.timings
+                    await send(Chunk(_numbered(delta.choice, first_index), delta.tokens))
+            if not complete:
+                raise BackendFailed(f"backend {self.backend.name} ended the answer too early", code="answer_truncated")
+        finally:
+            if seen and not complete:
+                call.usage.add(len(self.job.prompts[number].ids), seen, 0)
 
 
 def _decode(call: Call, data: bytes, backend: Backend) -> Delta:

@@ -152,7 +152,8 @@ class Valkey:
             self._busy -= 1
 
     async def _together(self, waiting: Sequence[_Waiting]) -> None:
-        """A caller that left meanwhile has cancelled its future; its script runs all the same."""
+        """A caller that left while it waited is not served; one that leaves now has its script run all the same."""
+        waiting = [one for one in waiting if not one.answer.done()]
         try:
             answers: list[Any] = await self.run_all([one.call for one in waiting], self._timeout_s)
         except ValkeyAway as error:

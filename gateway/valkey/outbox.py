@@ -34,6 +34,8 @@ class Outbox:
         self._most = most
         self._waiting: deque[Posted] = deque()
         self._filled = asyncio.Event()
+        self._flushing = asyncio.Lock()
+        self._sending = asyncio.Lock()
 
     def post(self, posted: Posted) -> None:
         if len(self._waiting) >= self._most:
@@ -51,12 +53,13 @@ class Outbox:
 
     async def flush(self) -> None:
         """Send everything that waits."""
-        while self._waiting:
-            batch = list(islice(self._waiting, BATCH))
-            await self._send(batch)
-            for _ in batch:
-                self._waiting.popleft()
-        self._filled.clear()
+        async with self._sending:
+            while self._waiting:
+                batch = list(islice(self._waiting, BATCH))
+                await self._send(batch)
+                for _ in batch:
+                    self._waiting.popleft()
+            self._filled.clear()
 
     async def _send(self, batch: Sequence[Posted]) -> None:
         try:

@@ -69,7 +69,9 @@ class EngineOutput:
 class EngineState:
     """`steps` and `tokens` count since the start; `running`, `waiting` and `kv_usage` are of the engine's last step.
 
-    `in_flight` is of this moment: requests that have been submitted and not ended.
+    `in_flight` is of this moment: requests that have been submitted and not ended. `preemptions` and what follows
+    count since the start: running requests that were paused for more urgent ones, the seconds that they paused, and of
+    the tokens whose KV they had, those computed again and those found in the cache.
     """
 
     engine: str
@@ -83,6 +85,10 @@ class EngineState:
     kv_tokens: int = 0
     steps: int = 0
     tokens: int = 0
+    preemptions: int = 0
+    paused_s: float = 0.0
+    recomputed_tokens: int = 0
+    reused_tokens: int = 0
 
 
 class Engine(Protocol):

@@ -18,11 +18,16 @@ from typing import Any
 from packaging.specifiers import SpecifierSet
 
 from python_backends.llm.engine import EngineError, EngineOutput, EngineRequest, EngineState, EngineUnavailableError
+from python_backends.llm.preemption import PreemptionStats
 from python_backends.messages import Constraint, FinishReason, Plan, Timings, TokenLogprob, TopLogprob
 
 log = logging.getLogger(__name__)
 
 SUPPORTED = SpecifierSet(">=0.24,<0.33", prereleases=True)
+# The preemptive scheduler builds on the insides of vLLM's, which are no public interface.
+PREEMPTIVE = SpecifierSet(">=0.32,<0.33", prereleases=True)
+SCHEDULERS = "python_backends.llm.vllm_scheduler"
+PREEMPTION_CARRIER = "num_kv_fetch_reqs_by_stage"
 _FINISH: dict[str, FinishReason] = {"stop": "stop", "length": "length", "abort": "abort", "repetition": "stop"}
 
 
@@ -50,10 +55,15 @@ def check_version(version: str) -> None:
 
 
 class VllmEngine:
-    """Generation by vLLM's AsyncLLM. `arguments`: any AsyncEngineArgs, `model` among them."""
+    """Generation by vLLM's AsyncLLM. `arguments`: any AsyncEngineArgs, `model` among them.
 
-    def __init__(self, arguments: Mapping[str, Any]) -> None:
+    `preemption`: whether waiting requests may pause less urgent running ones (see vllm_scheduler.py); it takes
+    `scheduling_policy=priority`, and leaves a `scheduler_cls` among the arguments alone.
+    """
+
+    def __init__(self, arguments: Mapping[str, Any], *, preemption: bool = True) -> None:
         self._arguments = dict(arguments)
+        self._preemption = preemption
         self._engine: Any = None
         self._version = ""
         self._steps = StepCounter()
@@ -65,7 +75,17 @@ class VllmEngine:
         check_version(self._version)
         async_llm = import_module("vllm.v1.engine.async_llm").AsyncLLM
         arguments = import_module("vllm.engine.arg_utils").AsyncEngineArgs(**self._arguments)
-        self._engine = async_llm.from_engine_args(arguments, stat_loggers=[self._steps.logger])
+        config = arguments.create_engine_config(import_module("vllm.usage.usage_lib").UsageContext.ENGINE_CONTEXT)
+        if self._preempts:
+            # Only now is it known whether vLLM schedules asynchronously.
+            prefix = "Async" if config.scheduler_config.async_scheduling else ""
+            config.scheduler_config.scheduler_cls = f"{SCHEDULERS}.{prefix}PreemptiveScheduler"
+        self._engine = async_llm.from_vllm_config(
+            config,
+            stat_loggers=[self._steps.logger],
+            enable_log_requests=arguments.enable_log_requests,
+            disable_log_stats=arguments.disable_log_stats,
+        )
 
     async def stop(self) -> None:
         if self._engine is not None:
@@ -112,7 +132,20 @@ class VllmEngine:
             kv_tokens=blocks * config.cache_config.block_size,
             steps=self._steps.steps,
             tokens=self._steps.tokens,
+            preemptions=self._steps.preemption.preemptions,
+            paused_s=self._steps.preemption.paused_us / 1e6,
+            recomputed_tokens=self._steps.preemption.recomputed_tokens,
+            reused_tokens=self._steps.preemption.reused_tokens,
         )
+
+    @property
+    def _preempts(self) -> bool:
+        if not self._preemption or not self._by_priority or self._arguments.get("scheduler_cls"):
+            return False
+        if self._version not in PREEMPTIVE:
+            log.warning("no preemption: the scheduler for it is written for vLLM %s, not %s", PREEMPTIVE, self._version)
+            return False
+        return True
 
     @property
     def _by_priority(self) -> bool:
@@ -121,11 +154,12 @@ class VllmEngine:
 
 
 class StepCounter:
-    """What the engine's steps did, as seen by a vLLM stat logger: two additions and three assignments a step."""
+    """What the engine's steps did, as seen by a vLLM stat logger: a few additions and assignments a step."""
 
     def __init__(self) -> None:
         self.steps = self.tokens = self.running = self.waiting = 0
         self.kv_usage = 0.0
+        self.preemption = PreemptionStats()
 
     def logger(self, vllm_config: Any, engine_index: int = 0) -> Any:
         """A vLLM StatLoggerFactory; the class is made here, since its base needs vllm imported."""
@@ -149,6 +183,8 @@ class StepCounter:
             self.running = scheduler.num_running_reqs
             self.waiting = scheduler.num_waiting_reqs
             self.kv_usage = scheduler.kv_cache_usage
+            # Taken out of what it travelled in, before vLLM's own loggers print that.
+            self.preemption += PreemptionStats.take_from_wire(getattr(scheduler, PREEMPTION_CARRIER, {}))
         if iteration is not None:
             self.steps += 1
             self.tokens += iteration.num_generation_tokens

@@ -1,7 +1,7 @@
 """JSON bytes → a checked request, or a RequestError that names the field and the remedy."""
 
 import re
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -51,17 +51,17 @@ def parse_chat(body: bytes | str, *, pretokenized: bool = False) -> ChatRequest:
 
     Raises RequestError.
     """
-    return _check_chat(_decode(_CHAT, body, ChatRequest), pretokenized)
+    return _check_chat(decode_body(_CHAT, body, ChatRequest), pretokenized)
 
 
 def parse_completion(body: bytes | str, *, pretokenized: bool = False) -> CompletionRequest:
     """Check a text completion body; `pretokenized` as in `parse_chat`. Raises RequestError."""
-    return _check_completion(_decode(_COMPLETION, body, CompletionRequest), pretokenized)
+    return _check_completion(decode_body(_COMPLETION, body, CompletionRequest), pretokenized)
 
 
 def parse_embedding(body: bytes | str) -> EmbeddingRequest:
     """Check an embedding body. Raises RequestError."""
-    request = _decode(_EMBEDDING, body, EmbeddingRequest)
+    request = decode_body(_EMBEDDING, body, EmbeddingRequest)
     _check_inputs(request.input, "input")
     return request
 
@@ -113,7 +113,8 @@ def _without_kind(body: bytes | str, kind: _Kind) -> bytes | str:
     return msgspec.json.encode(fields)
 
 
-def _decode(decoder: msgspec.json.Decoder[Body], body: bytes | str, kind: type[Body]) -> Body:
+def decode_body(decoder: msgspec.json.Decoder[Body], body: bytes | str, kind: type[Body]) -> Body:
+    """A body of any shape; `decoder` is for `kind`. Raises RequestError, in the words that chats get."""
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
@@ -138,8 +139,27 @@ def _explain(problem: str, kind: type[msgspec.Struct]) -> RequestError:
         return RequestError(f"{param} is required", param=param, code="missing_required_parameter")
     if not path:
         return RequestError(f"the body must be a JSON object: {sentence}", code="invalid_type")
+    if sentence.startswith("Invalid enum value") and (known := _choices(kind, path)):
+        sentence = f"{sentence}; known: {', '.join(known)}"
     code = "invalid_type" if ", got `" in sentence else "invalid_value"
     return RequestError(f"{path}: {sentence[0].lower()}{sentence[1:]}", param=path, code=code)
+
+
+def _choices(kind: type[msgspec.Struct], path: str) -> list[str]:
+    """What may stand at `path` where one of several words must."""
+    hints: list[Any] = [kind]
+    for name in filter(str.isidentifier, re.split(r"[.\[\]]+", path)):
+        structs = [one for one in hints if isinstance(one, type) and issubclass(one, msgspec.Struct)]
+        found = [get_type_hints(one)[name] for one in structs if name in one.__struct_fields__]
+        hints = [part for hint in found for part in _parts(hint)]
+    return [str(word) for hint in hints if get_origin(hint) is Literal for word in get_args(hint)]
+
+
+def _parts(hint: Any) -> list[Any]:
+    """The types that a type is made of: of unions, lists and optional ones, their members."""
+    if get_origin(hint) is Literal or not get_args(hint):
+        return [hint]
+    return [part for argument in get_args(hint) for part in _parts(argument)]
 
 
 def _unknown_field(field: str, path: str, kind: type[msgspec.Struct]) -> RequestError:

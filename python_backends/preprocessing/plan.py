@@ -12,7 +12,8 @@ from python_backends.preprocessing.parsing import parse_generation
 from python_backends.preprocessing.prompts import PromptBuilder, completion_budget
 from python_backends.preprocessing.schema import ChatRequest, GenerationRequest
 
-DEFAULT_PRIORITY = 0
+DEFAULT_PRIORITY = 1
+_LEVELS = {"interactive": 0, "standard": 1, "batch": 2}
 _SCRIPT_PREFIX = "script_"
 
 
@@ -48,7 +49,7 @@ class Planner:
         return Plan(
             sampling=_sampling(request, budget),
             post=self._post(request, ids),
-            priority=_integer(parameters, "priority", DEFAULT_PRIORITY),
+            priority=_integer(parameters, "priority", _level(request.priority)),
             deadline_ms=_integer(parameters, "deadline_ms", None),
             traceparent=_text(parameters, "traceparent"),
             scripted=_script({**(request.metadata or {}), **parameters}),
@@ -78,6 +79,10 @@ class Planner:
 
     def _text(self, ids: list[int]) -> str:
         return self._prompts.tokenizer.decode(ids, skip_special_tokens=False)
+
+
+def _level(priority: str | None) -> int:
+    return DEFAULT_PRIORITY if priority is None else _LEVELS[priority]
 
 
 def _sampling(request: GenerationRequest, budget: int) -> Sampling:

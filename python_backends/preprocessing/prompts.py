@@ -1,17 +1,59 @@
 """A checked request → the exact token ids of each prompt, and how many tokens may be generated."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from python_backends.preprocessing.errors import RequestError
 from python_backends.preprocessing.schema import (
     ChatRequest,
-    CompletionRequest,
     EmbeddingRequest,
     GenerationRequest,
     Inputs,
 )
 from python_backends.preprocessing.template import ChatTemplate
-from python_backends.preprocessing.tokenizer import TextTokenizer
+from python_backends.preprocessing.tokenizer import Memory, TextTokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What prompts are made of: `texts`, or token ids that the client sent. `param`: the field they came in.
+
+    `special`: the tokenizer's own special tokens stand around texts.
+    """
+
+    texts: list[str]
+    lists: list[list[int]]
+    param: str
+    special: bool = True
+
+    def recall(self, tokenizer: TextTokenizer) -> list[list[int]] | None:
+        """What `encode` would give, if that costs next to nothing; else None. Raises RequestError."""
+        if self.lists:
+            return None
+        ids = tokenizer.recall(self.texts, add_special_tokens=self.special)
+        return None if ids is None else self._checked(ids)
+
+    def encode(self, tokenizer: TextTokenizer) -> list[list[int]]:
+        """Token ids of each prompt. CPU-bound. Raises RequestError."""
+        if self.texts:
+            return self._checked(tokenizer.encode_many(self.texts, add_special_tokens=self.special))
+        prompts, vocab_size = self._checked(self.lists), tokenizer.vocab_size
+        for number, ids in enumerate(prompts):
+            if max(ids) >= vocab_size:
+                where = self._place(number)
+                raise RequestError(
+                    f"{where} holds token id {max(ids)}; this model's ids end at {vocab_size - 1}", param=where
+                )
+        return prompts
+
+    def _checked(self, prompts: list[list[int]]) -> list[list[int]]:
+        if all(prompts):
+            return prompts
+        where = self._place(next(number for number, ids in enumerate(prompts) if not ids))
+        raise RequestError(f"{where} is empty: it has no tokens", param=where)
+
+    def _place(self, number: int) -> str:
+        return f"{self.param}[{number}]" if max(len(self.texts), len(self.lists)) > 1 else self.param
 
 
 class PromptBuilder:
@@ -22,30 +64,32 @@ class PromptBuilder:
         self._template = template
 
     @classmethod
-    def from_dir(cls, model_dir: Path) -> "PromptBuilder":
-        return cls(TextTokenizer.from_dir(model_dir), ChatTemplate.from_dir(model_dir))
+    def from_dir(cls, model_dir: Path, memory: Memory | None = None) -> "PromptBuilder":
+        return cls(TextTokenizer.from_dir(model_dir, memory), ChatTemplate.from_dir(model_dir))
 
     def build(self, request: GenerationRequest) -> list[list[int]]:
         """One list of token ids for each prompt; a chat has exactly one. Raises RequestError."""
-        if isinstance(request, ChatRequest):
-            return [self.chat(request)]
-        return self.completion(request)
+        return self.source(request).encode(self.tokenizer)
 
     def chat(self, request: ChatRequest) -> list[int]:
-        """The conversation's ids; the template writes every special token itself. Raises RequestError."""
+        """The conversation's ids. Raises RequestError."""
+        return self._conversation(request).encode(self.tokenizer)[0]
+
+    def source(self, request: GenerationRequest) -> Source:
+        """A conversation as the template writes it, or a completion's prompts. Raises RequestError."""
+        if isinstance(request, ChatRequest):
+            return self._conversation(request)
+        return _source(request.prompt or [], "prompt")
+
+    def _conversation(self, request: ChatRequest) -> Source:
+        """The template writes every special token itself."""
         if self._template is None:
             raise RequestError("this model has no chat template: use /v1/completions", param="messages")
-        text = self._template.render(request.messages or [])
-        return self.tokenizer.encode(text, add_special_tokens=False)
-
-    def completion(self, request: CompletionRequest) -> list[list[int]]:
-        """Ids of each prompt, with the tokenizer's special tokens around texts. Raises RequestError."""
-        return _ids_of(request.prompt or [], self.tokenizer, "prompt")
+        return Source([self._template.render(request.messages or [])], [], "messages", special=False)
 
 
-def embedding_inputs(request: EmbeddingRequest, tokenizer: TextTokenizer) -> list[list[int]]:
-    """Token ids of each input, with the tokenizer's special tokens around texts. Raises RequestError."""
-    return _ids_of(request.input, tokenizer, "input")
+def embedding_source(request: EmbeddingRequest) -> Source:
+    return _source(request.input, "input")
 
 
 def completion_budget(requested: int | None, prompt_tokens: int, max_model_len: int) -> int:
@@ -65,25 +109,12 @@ def completion_budget(requested: int | None, prompt_tokens: int, max_model_len: 
     return room if requested is None else requested
 
 
-def _ids_of(inputs: Inputs, tokenizer: TextTokenizer, param: str) -> list[list[int]]:
-    prompts = _tokenize(inputs, tokenizer)
-    for number, ids in enumerate(prompts):
-        where = f"{param}[{number}]" if len(prompts) > 1 else param
-        if not ids:
-            raise RequestError(f"{where} is empty: it has no tokens", param=where)
-        if max(ids) >= tokenizer.vocab_size:
-            raise RequestError(
-                f"{where} holds token id {max(ids)}; this model's ids end at {tokenizer.vocab_size - 1}", param=where
-            )
-    return prompts
-
-
-def _tokenize(inputs: Inputs, tokenizer: TextTokenizer) -> list[list[int]]:
+def _source(inputs: Inputs, param: str) -> Source:
     """Parsing made sure that a list holds one kind of thing only."""
     if isinstance(inputs, str):
-        return [tokenizer.encode(inputs)]
+        return Source([inputs], [], param)
     if texts := [one for one in inputs if isinstance(one, str)]:
-        return tokenizer.encode_many(texts)
+        return Source(texts, [], param)
     if lists := [one for one in inputs if isinstance(one, list)]:
-        return lists
-    return [[one for one in inputs if isinstance(one, int)]]
+        return Source([], lists, param)
+    return Source([], [[one for one in inputs if isinstance(one, int)]], param)

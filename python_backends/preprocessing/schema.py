@@ -28,6 +28,7 @@ RepetitionPenalty = Annotated[float, msgspec.Meta(gt=0, le=10)]
 Bias = Annotated[float, msgspec.Meta(ge=-100, le=100)]
 StopString = Annotated[str, msgspec.Meta(min_length=1, max_length=512)]
 StopStrings = Annotated[list[StopString], msgspec.Meta(max_length=MAX_STOP_STRINGS)]
+Priority = Literal["interactive", "standard", "batch"]
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 # A text, several texts, token ids, or several lists of token ids; never a mixture (parsing checks that).
 Inputs = str | Annotated[list[str | TokenId | list[TokenId]], msgspec.Meta(max_length=MAX_INPUT_ITEMS)]
@@ -98,6 +99,7 @@ class SamplingFields(_Body):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = None
+    priority: Priority | None = None
     metadata: dict[str, str] | None = None
     store: Literal[False] | None = None
 
@@ -129,6 +131,11 @@ class ChatRequest(SamplingFields):
     def token_limit(self) -> int | None:
         return self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
 
+    @property
+    def pieces(self) -> int:
+        """Of what the prompt is put together."""
+        return len(self.messages or ())
+
 
 class CompletionRequest(SamplingFields):
     """`POST /v1/completions`. `prompt` may be left out only where token ids come beside the body."""
@@ -141,6 +148,10 @@ class CompletionRequest(SamplingFields):
     def token_limit(self) -> int | None:
         return self.max_tokens
 
+    @property
+    def pieces(self) -> int:
+        return _pieces(self.prompt)
+
 
 class EmbeddingRequest(_Body):
     """`POST /v1/embeddings`."""
@@ -150,6 +161,16 @@ class EmbeddingRequest(_Body):
     dimensions: Positive | None = None
     encoding_format: Literal["float", "base64"] | None = None
     user: str | None = None
+    priority: Priority | None = None
+
+    @property
+    def pieces(self) -> int:
+        return _pieces(self.input)
 
 
 GenerationRequest = ChatRequest | CompletionRequest
+
+
+def _pieces(inputs: Inputs | None) -> int:
+    """Texts, lists of token ids, or token ids."""
+    return 1 if isinstance(inputs, str) else len(inputs or ())

@@ -3,15 +3,16 @@
 from typing import Any
 
 import msgspec
+import prometheus_client
 
-from python_backends.llm.engine import Engine, EngineError
+from python_backends.llm.engine import Engine, EngineError, EngineUnavailableError
 from python_backends.llm.host import EngineHost
 from python_backends.llm.scripted import ScriptedEngine
 from python_backends.llm.vllm_engine import VllmEngine
 from python_backends.messages import Control, Plan
 from python_backends.preprocessing.errors import RequestError
 from python_backends.runtime.errors import engine_error, request_error
-from python_backends.runtime.metrics import MetricsMirror
+from python_backends.runtime.metrics import MetricsMirror, Sample, preemption_samples, vllm_samples
 from python_backends.runtime.replies import Outbox, TritonReply, engine_response
 from python_backends.runtime.settings import EngineSettings
 from python_backends.runtime.tensors import read_array, read_bytes
@@ -23,7 +24,7 @@ _CONTROL = msgspec.json.Decoder(Control)
 def build_engine(settings: EngineSettings, version: str) -> Engine:
     if settings.engine == "scripted":
         return ScriptedEngine(settings.max_model_len, version)
-    return VllmEngine(settings.arguments)
+    return VllmEngine(settings.arguments, preemption=settings.preemption)
 
 
 class GenerationModel:
@@ -32,7 +33,8 @@ class GenerationModel:
     def __init__(self, settings: EngineSettings, version: str) -> None:
         self._host = EngineHost(build_engine(settings, version))
         self._outbox = Outbox()
-        self._mirror = MetricsMirror(settings.metrics_interval, {"model": settings.model_dir.name, "version": version})
+        labels = {"model": settings.model_dir.name, "version": version}
+        self._mirror = MetricsMirror(settings.metrics_interval, labels, self._samples)
 
     def start(self) -> None:
         self._outbox.start()
@@ -58,6 +60,12 @@ class GenerationModel:
             reply.answer(request_error(error))
         except EngineError as error:
             reply.answer(engine_error(error))
+
+    def _samples(self) -> list[Sample]:
+        try:
+            return [*vllm_samples(prometheus_client.REGISTRY), *preemption_samples(self._host.state())]
+        except EngineUnavailableError:
+            return []
 
     def _control(self, control: Control, reply: TritonReply) -> None:
         if control.control == "abort":

@@ -1,4 +1,4 @@
-"""vLLM's metrics on Triton's /metrics page, copied off the token path.
+"""The engine's metrics on Triton's /metrics page, copied off the token path.
 
 vLLM keeps its metrics in prometheus_client's registry. Every few seconds one thread copies the samples that changed
 into Triton metrics of the same names and labels. A histogram's `_bucket`, `_sum` and `_count` series become counters
@@ -7,12 +7,14 @@ of these names: the page reads the same to Prometheus, and no observation has to
 
 import logging
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import prometheus_client
 import triton_python_backend_utils as pb_utils
+
+from python_backends.llm.engine import EngineState
 
 log = logging.getLogger(__name__)
 
@@ -43,16 +45,33 @@ def vllm_samples(registry: prometheus_client.CollectorRegistry) -> Iterator[Samp
                 yield Sample(sample.name, kind, family.documentation, labels, sample.value)
 
 
+def preemption_samples(state: EngineState) -> list[Sample]:
+    """What preemptions cost since the engine's start; vLLM has no metrics of most of it."""
+    counted = {
+        "preemptions": ("Running requests that were paused for more urgent ones or for memory", state.preemptions),
+        "paused_seconds": ("Seconds that paused requests did not run", state.paused_s),
+        "recomputed_tokens": ("Tokens of paused requests whose KV was computed again", state.recomputed_tokens),
+        "reused_tokens": ("Tokens of paused requests whose KV was found again", state.reused_tokens),
+    }
+    return [
+        Sample(f"trireme_engine_{name}_total", "counter", help, (), value) for name, (help, value) in counted.items()
+    ]
+
+
 def changed(samples: Iterable[Sample], known: Mapping[tuple[str, Labels], float]) -> list[Sample]:
     """Those that are new or differ from what was copied last."""
     return [one for one in samples if known.get((one.name, one.labels)) != one.value]
 
 
 class MetricsMirror:
-    """`interval`: seconds between copies. `labels` are put on every series (two versions may run side by side)."""
+    """`interval`: seconds between copies. `labels` are put on every series (two versions may run side by side).
 
-    def __init__(self, interval: float, labels: Mapping[str, str]) -> None:
+    `source` tells all series as they are now.
+    """
+
+    def __init__(self, interval: float, labels: Mapping[str, str], source: Callable[[], Iterable[Sample]]) -> None:
         self._interval = interval
+        self._source = source
         self._labels = dict(labels)
         self._families: dict[str, Any] = {}
         self._metrics: dict[tuple[str, Labels], Any] = {}
@@ -70,7 +89,7 @@ class MetricsMirror:
     def _run(self) -> None:
         while not self._stopping.wait(self._interval):
             try:
-                self.copy(vllm_samples(prometheus_client.REGISTRY))
+                self.copy(self._source())
             except Exception:  # a background thread: a failed copy is logged and the next one tried
                 log.exception("the engine's metrics could not be copied")
 

@@ -5,6 +5,7 @@
 | `TRIREME_MODEL_DIR` | directory of the generation model (config.json, tokenizer.json, *.safetensors) |
 | `TRIREME_ENGINE` | `vllm` or `scripted` |
 | `TRIREME_ENGINE_ARGS` | JSON object: vLLM AsyncEngineArgs that override engine.json's `args` |
+| `TRIREME_PREEMPTION` | `true` or `false`: whether a waiting request may pause less urgent running ones |
 | `TRIREME_EMBEDDING_MODEL_DIR`, `TRIREME_EMBEDDING_ARGS` | the same for the embedding model |
 | `TRIREME_METRICS_INTERVAL_MS` | milliseconds between copies of vLLM's metrics into Triton's |
 """
@@ -17,17 +18,19 @@ from pathlib import Path
 from typing import Any
 
 ENGINES = ("vllm", "scripted")
+_SWITCH = {"true": True, "false": False}
 
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """`arguments` always has `model`. `metrics_interval`: seconds."""
+    """`arguments` always has `model`. `metrics_interval`: seconds. `preemption`: see llm/preemption.py."""
 
     engine: str
     model_dir: Path
     arguments: Mapping[str, Any]
     max_model_len: int
     metrics_interval: float
+    preemption: bool
 
 
 def generation_settings(repository: Path, environment: Mapping[str, str] = os.environ) -> EngineSettings:
@@ -61,7 +64,15 @@ def _settings(file: Path, environment: Mapping[str, str], directory: str, argume
         arguments=merged,
         max_model_len=int(merged.get("max_model_len") or _context_length(Path(model))),
         metrics_interval=float(environment.get("TRIREME_METRICS_INTERVAL_MS", "2000")) / 1000,
+        preemption=_switch("TRIREME_PREEMPTION", environment, declared.get("preemption", True)),
     )
+
+
+def _switch(variable: str, environment: Mapping[str, str], declared: bool) -> bool:
+    text = environment.get(variable) or ("true" if declared else "false")
+    if text not in _SWITCH:
+        raise ValueError(f"{variable} is {text!r}: use one of {', '.join(_SWITCH)}")
+    return _SWITCH[text]
 
 
 def _context_length(model_dir: Path) -> int:

@@ -67,10 +67,10 @@ def test_a_plain_prompt_has_the_ids_that_transformers_gives_it(
     expected = reference.encode(prompt)
     request = parse_completion(json.dumps({"prompt": prompt}))
     if expected:
-        assert prompts.completion(request) == [expected]
+        assert prompts.build(request) == [expected]
     else:
         with pytest.raises(RequestError, match="no tokens"):
-            prompts.completion(request)
+            prompts.build(request)
 
 
 @repeated

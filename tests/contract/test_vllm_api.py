@@ -40,7 +40,8 @@ def test_generate_takes_what_we_pass(vllm: Any) -> None:
 
     parameters = inspect.signature(AsyncLLM.generate).parameters
     assert {"prompt", "sampling_params", "request_id", "lora_request", "trace_headers", "priority"} <= set(parameters)
-    assert "stat_loggers" in inspect.signature(AsyncLLM.from_engine_args).parameters
+    construction = set(inspect.signature(AsyncLLM.from_vllm_config).parameters)
+    assert {"vllm_config", "stat_loggers", "enable_log_requests", "disable_log_stats"} <= construction
 
 
 def test_request_metrics_have_the_times_we_report(vllm: Any) -> None:

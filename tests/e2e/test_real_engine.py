@@ -129,6 +129,8 @@ def engine_counter(stack: EmbeddedStack, name: str) -> float:
         "vllm:num_preemptions_total",
         "vllm:time_to_first_token_seconds_bucket",
         "vllm:inter_token_latency_seconds_count",
+        "trireme_engine_preemptions_total",
+        "trireme_engine_paused_seconds_total",
     ],
 )
 def test_the_engines_metrics_are_on_tritons_page(stack: EmbeddedStack, name: str) -> None:

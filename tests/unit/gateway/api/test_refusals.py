@@ -143,7 +143,7 @@ async def test_a_full_server_says_when_to_come_back(start: StartGateway, triton:
 
 async def test_a_turn_that_does_not_come(start: StartGateway, triton: FakeTriton) -> None:
     triton.script = Script(hang_at=0)
-    async with start(TRIREME_MAX_RUNNING="1", TRIREME_QUEUE_TIMEOUT_S="0.05") as gateway:
+    async with start(TRIREME_MAX_RUNNING="1", TRIREME_STANDARD_QUEUE_TIMEOUT_S="0.05") as gateway:
         holder = asyncio.create_task(gateway.ask(CHAT, GOOD))
         await triton.hanging.wait()
         status, answer = await gateway.ask(CHAT, GOOD)

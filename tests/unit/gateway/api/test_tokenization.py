@@ -1,5 +1,9 @@
 """POST /tokenize and /detokenize."""
 
+from typing import Any
+
+import pytest
+
 from tests.unit.gateway.conftest import Gateway
 
 
@@ -31,3 +35,23 @@ async def test_what_makes_no_sense_is_refused(gateway: Gateway) -> None:
     ):
         status, answer = await gateway.ask(path, body)
         assert (status, answer["error"]["param"]) == (400, param), (path, body)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param", "code"),
+    [
+        ("/tokenize", {"prompt": 1}, "prompt", "invalid_type"),
+        ("/tokenize", {"messages": [{"role": "robot", "content": "x"}]}, "messages[0].role", "invalid_value"),
+        ("/tokenize", {"prompt": "a", "tools": []}, "tools", "unsupported_parameter"),
+        ("/tokenize", {"prompt": "a", "colour": "red"}, "colour", "unknown_parameter"),
+        ("/detokenize", {}, "tokens", "missing_required_parameter"),
+        ("/detokenize", {"tokens": ["a"]}, "tokens[0]", "invalid_type"),
+        ("/detokenize", [], None, "invalid_type"),
+    ],
+)
+async def test_a_wrong_body_is_explained_as_a_chats_is(
+    gateway: Gateway, path: str, body: Any, param: str | None, code: str
+) -> None:
+    status, answer = await gateway.ask(path, body)
+    assert (status, answer["error"]["param"], answer["error"]["code"]) == (400, param, code)
+    assert param is None or param in answer["error"]["message"]

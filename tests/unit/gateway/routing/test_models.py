@@ -5,21 +5,41 @@ from pathlib import Path
 
 import pytest
 
-from gateway.core.call import Model
-from gateway.errors import InvalidRequest, ModelNotFound
+from gateway.core.call import Call, Caller, Model
+from gateway.core.limit import TimeLimit
+from gateway.errors import InvalidRequest, ModelNotAllowed, ModelNotFound
 from gateway.routing.models import Models, ModelSettings, read_models
 
 MODELS = Models([Model("chat", "generate", 100, 0), Model("vec", "embed", 50, 0, 4)])
 
 
+def call_of(models: frozenset[str] | None = None) -> Call:
+    call = Call(id="r", uid="u", route="/", limit=TimeLimit(10))
+    call.caller = Caller("key_1", "acme", frozenset({"inference"}), models=models)
+    return call
+
+
 def test_models_are_found_by_name_and_task() -> None:
-    assert MODELS.resolve("vec", "embed").dimensions == 4
+    call = call_of()
+    assert MODELS.resolve(call, "vec", "embed").dimensions == 4
     with pytest.raises(ModelNotFound, match="chat, vec"):
-        MODELS.resolve("other", "embed")
+        MODELS.resolve(call, "other", "embed")
     with pytest.raises(InvalidRequest, match="/v1/embeddings"):
-        MODELS.resolve("vec", "generate")
+        MODELS.resolve(call, "vec", "generate")
     with pytest.raises(InvalidRequest, match="required"):
-        MODELS.find(None)
+        MODELS.find(call, None)
+
+
+def test_a_key_sees_and_uses_only_the_models_that_it_may() -> None:
+    call = call_of(frozenset({"chat", "elsewhere"}))
+    assert [model.name for model in MODELS.allowed(call)] == ["chat"]
+    assert MODELS.resolve(call, "chat", "generate").name == "chat"
+    with pytest.raises(ModelNotAllowed, match="may use: chat") as raised:
+        MODELS.resolve(call, "vec", "embed")
+    assert (raised.value.param, raised.value.code) == ("model", "model_not_allowed")
+    with pytest.raises(ModelNotFound) as unknown:
+        MODELS.resolve(call, "other", "embed")
+    assert "vec" not in unknown.value.message
 
 
 def test_lengths_come_from_the_directory_unless_they_are_set(model_dir: Path, tmp_path: Path) -> None:

@@ -1,141 +1,334 @@
-"""Leases on the backend, and the watch over it."""
+"""Leases on backends: who gets them, what ends them, and the watch over those who have them."""
 
 import asyncio
+from collections import Counter
+from contextlib import suppress
 
 import pytest
-from prometheus_client import Gauge
 
-from gateway.core.call import Call
-from gateway.core.job import Backend
-from gateway.core.limit import TimeLimit
-from gateway.errors import BackendFailed, BackendLost, BackendTimeout, BackendUnavailable, GatewayError
-from gateway.routing.health import Health, HealthSettings
+from gateway.core.call import Caller
+from gateway.core.job import EngineLoad
+from gateway.core.snapshot import Arm, BackendSpec
+from gateway.errors import (
+    BackendFailed,
+    BackendLost,
+    BackendTimeout,
+    BackendUnavailable,
+    ClientGone,
+    GatewayError,
+    InvalidRequest,
+)
 from gateway.routing.router import Router
+from gateway.telemetry.tasks import Tasks
+from tests.unit.gateway.routing.fakes import Pool, new_call, snapshot, where
 from tests.unit.gateway.waiting import until
 
-BACKEND = Backend("b", "http://b")
 
-
-class FakeProbe:
-    def __init__(self) -> None:
-        self.alive = True
-        self.failure: GatewayError | None = None
-        self.asked: list[str] = []
-
-    async def ready(self, backend: Backend) -> None:
-        await self._ask("ready")
-
-    async def generate(self, backend: Backend) -> None:
-        await self._ask("generate")
-
-    async def _ask(self, what: str) -> None:
-        self.asked.append(what)
-        if self.failure:
-            raise self.failure
-        if not self.alive:
-            raise BackendFailed(f"not {what}")
-
-
-def new_router(probe: FakeProbe, **settings: float) -> tuple[Router, Health]:
-    health = Health(HealthSettings(**settings))  # type: ignore[arg-type]
-    return Router(BACKEND, health, probe, Gauge("up", "-", registry=None)), health
-
-
-def new_call() -> Call:
-    return Call(id="r", uid="u", route="/", limit=TimeLimit(60))
+async def fail(router: Router, error: GatewayError, times: int = 1) -> None:
+    for _ in range(times):
+        with suppress(type(error)):
+            async with router.lease(new_call()):
+                raise error
 
 
 async def test_there_is_no_lease_before_a_token_was_generated() -> None:
-    probe = FakeProbe()
-    router, _ = new_router(probe)
-    with pytest.raises(BackendUnavailable):
-        async with router.lease(new_call()):
-            pass
-    await router.examine()
-    assert probe.asked == ["ready", "generate"]
-    async with router.lease(new_call()) as backend:
-        assert backend is BACKEND
+    pool = Pool("a")
+    with pytest.raises(BackendUnavailable, match="no token was generated yet"):
+        await where(pool.router)
+    await pool.start()
+    assert pool.probe.asked == [("a", "ready"), ("a", "generate")]
+    assert await where(pool.router) == "a"
+    assert pool.router.problem is None
 
 
 async def test_a_lost_connection_ends_the_leasing_and_hurries_the_next_probe() -> None:
-    probe = FakeProbe()
-    router, health = new_router(probe, probe_interval_s=1000, fast_probe_interval_s=1000)
-    await router.examine()
-    watch = asyncio.create_task(router.watch())
-    await until(lambda: len(probe.asked) == 3)
-    with pytest.raises(BackendLost):
-        async with router.lease(new_call()):
-            raise BackendLost("reset")
-    assert not health.healthy
+    pool = Pool("a", probe_interval_s=1000, fast_probe_interval_s=1000)
+    router = await pool.start()
+    (member,) = router
+    watch = asyncio.create_task(member.watch())
+    await until(lambda: len(pool.probe.asked) == 3)
+    await fail(router, BackendLost("reset"))
+    assert router.problem == "reset"
     async with asyncio.timeout(1):
         await watch
 
 
 async def test_a_backend_that_says_it_is_dead_loses_its_leases_which_would_never_end() -> None:
-    probe = FakeProbe()
-    router, health = new_router(probe)
-    await router.examine()
-    begun = asyncio.Event()
+    pool = Pool("a", "b")
+    router = await pool.start()
+    begun: list[str] = []
 
     async def wait_for_ever() -> None:
-        async with router.lease(new_call()):
-            begun.set()
+        async with router.lease(new_call()) as backend:
+            begun.append(backend.name)
             await asyncio.Event().wait()
 
-    waiting = asyncio.create_task(wait_for_ever())
-    await begun.wait()
-    probe.alive = False
+    waiting = [asyncio.create_task(wait_for_ever()) for _ in range(2)]
+    await until(lambda: len(begun) == 2)
+    pool.probe.kill("a")
     await router.examine()
-    assert not waiting.done()
+    assert not any(task.done() for task in waiting)
     await router.examine()
-    assert not health.healthy
-    with pytest.raises(BackendLost, match="not ready"):
-        await waiting
+    lost = waiting[begun.index("a")]
+    with pytest.raises(BackendLost, match="a died: the engine is dead"):
+        await lost
+    assert [task for task in waiting if task is not lost and not task.done()]
+    assert {await where(router) for _ in range(4)} == {"b"}
+    waiting[begun.index("b")].cancel()
 
 
-async def test_a_silent_backend_keeps_its_leases() -> None:
-    probe = FakeProbe()
-    router, health = new_router(probe, failures=1)
-    await router.examine()
-    probe.failure = BackendTimeout("no answer")
-    async with router.lease(new_call()):
+async def test_a_silent_backend_keeps_its_leases_for_a_while_and_not_for_ever() -> None:
+    pool = Pool("a", failures=1, hung_s=10)
+    router = await pool.start()
+    pool.probe.failures["a"] = BackendTimeout("no answer")
+    with pytest.raises(BackendLost):
+        async with router.lease(new_call()):
+            pool.clock.now += 9
+            await router.examine()
+            assert router.problem == "no answer"
+            await asyncio.sleep(0)
+            pool.clock.now += 1
+            await router.examine()
+            await asyncio.Event().wait()
+
+
+async def test_a_silent_backend_whose_tokens_still_come_keeps_its_leases() -> None:
+    pool = Pool("a", failures=1, hung_s=10)
+    router = await pool.start()
+    pool.probe.failures["a"] = BackendTimeout("no answer")
+    call = new_call()
+    async with router.lease(call):
+        pool.clock.now += 30
+        call.saw_tokens(1)
+        call.last_token_at = pool.clock.now - 1
         await router.examine()
-        assert not health.healthy
         await asyncio.sleep(0)
 
 
-async def test_an_error_of_the_backend_is_no_lost_connection() -> None:
-    router, health = new_router(FakeProbe())
-    await router.examine()
-    with pytest.raises(BackendFailed):
-        async with router.lease(new_call()):
-            raise BackendFailed("bad prompt")
-    assert health.healthy
-
-
 async def test_no_test_token_while_real_ones_flow() -> None:
-    probe = FakeProbe()
-    router, _ = new_router(probe, generation_interval_s=1e-9)
-    await router.examine()
-    await router.examine()
-    assert probe.asked.count("generate") == 2
-    probe = FakeProbe()
-    router, _ = new_router(probe, generation_interval_s=1000)
-    await router.examine()
+    pool = Pool("a", generation_interval_s=30)
+    router = await pool.start()
+    pool.clock.now += 29
     call = new_call()
     async with router.lease(call):
-        call.saw_tokens(1)
+        call.last_token_at = pool.clock.now
+    pool.clock.now += 29
+    await router.examine()
+    assert pool.probe.questions("generate") == 1
+    pool.clock.now += 1
+    await router.examine()
+    assert pool.probe.questions("generate") == 2
+
+
+async def test_a_test_token_that_waits_behind_real_ones_is_no_failure() -> None:
+    pool = Pool("a", generation_interval_s=30, failures=1)
+    router = await pool.start()
+    pool.clock.now += 30
+
+    class Busy(BackendTimeout):
+        pass
+
+    call = new_call()
+    async with router.lease(call):
+
+        async def generate(_: object) -> None:
+            call.last_token_at = pool.clock.now
+            raise Busy("the queue is long")
+
+        pool.probe.generate = generate  # type: ignore[method-assign,assignment]
         await router.examine()
-    await router.examine()
-    assert probe.asked.count("generate") == 1
+    assert router.problem is None
 
 
-async def test_probes_that_fail_in_a_row_end_the_leasing() -> None:
-    probe = FakeProbe()
-    router, health = new_router(probe)
+@pytest.mark.parametrize("error", [BackendFailed("bad"), BackendTimeout("late"), BackendUnavailable("not now")])
+async def test_failures_in_a_row_leave_a_backend_out_for_a_time_that_grows(error: GatewayError) -> None:
+    pool = Pool("a", "b", ejection_failures=3, ejection_s=30)
+    router = await pool.start()
+    a = next(iter(router))
+    for _ in range(6):
+        with suppress(GatewayError):
+            async with router.lease(new_call()) as backend:
+                if backend.name == "a":
+                    raise error
+    assert a.ejection.state == "open"
+    assert {await where(router) for _ in range(4)} == {"b"}
+    assert pool.sample("backend_ejections_total", backend="a") == 1
+    assert pool.sample("backend_circuit", backend="a") == 2
+    pool.clock.now += 30
+    assert pool.sample("backend_circuit", backend="a") == 1
+    assert {await where(router) for _ in range(4)} == {"a", "b"}
+    assert a.ejection.state == "closed"
+
+
+async def test_at_most_half_of_a_group_is_left_out() -> None:
+    pool = Pool("a", "b", "c", "d", ejection_failures=1)
+    router = await pool.start()
+    await fail(router, BackendFailed("bad"), 20)
+    assert [member.ejection.state for member in router].count("open") == 2
+
+
+async def test_the_only_backend_is_never_left_out() -> None:
+    pool = Pool("a", ejection_failures=1)
+    router = await pool.start()
+    await fail(router, BackendFailed("bad"), 20)
+    assert await where(router) == "a"
+
+
+async def test_with_too_few_left_those_left_out_come_back_but_never_the_dead() -> None:
+    pool = Pool("a", "b", "c", "d", ejection_failures=1)
+    router = await pool.start()
+    await fail(router, BackendFailed("bad"), 2)
+    out = {member.spec.id for member in router if member.ejection.state == "open"}
+    assert len(out) == 2
+    dead = next(member.spec.id for member in router if member.spec.id not in out)
+    pool.probe.kill(dead)
     await router.examine()
-    probe.alive = False
     await router.examine()
-    assert health.healthy
+    found = {await where(router) for _ in range(12)}
+    assert found & out
+    assert dead not in found
+
+
+@pytest.mark.parametrize("error", [InvalidRequest("wrong"), ClientGone("left")])
+async def test_what_is_not_the_backends_fault_is_not_held_against_it(error: GatewayError) -> None:
+    pool = Pool("a", "b", ejection_failures=1)
+    router = await pool.start()
+    await fail(router, error, 4)
+    assert {member.ejection.state for member in router} == {"closed"}
+    assert router.problem is None
+
+
+async def test_a_backend_that_comes_back_begins_slowly() -> None:
+    pool = Pool("a", "b", slow_start_s=10)
+    router = await pool.start()
+    pool.probe.kill("a")
+    for _ in range(2):
+        await router.examine()
+    del pool.probe.failures["a"]
     await router.examine()
-    assert (health.verdict, health.reason) == ("unhealthy", "not ready")
+    pool.clock.now += 2.5
+    assert Counter([await where(router) for _ in range(50)]) == {"a": 10, "b": 40}
+    pool.clock.now += 10
+    assert Counter([await where(router) for _ in range(50)])["a"] >= 24
+
+
+async def test_arms_share_callers_by_weight_and_stand_in_for_each_other() -> None:
+    arms = (Arm(name="stable", weight=3), Arm(name="canary", group="new", triton_model="chat2", version="2"))
+    pool = Pool("a", BackendSpec(id="n", url="http://n/", group="new"), arms=arms)
+    router = await pool.start()
+    found = Counter()
+    for number in range(200):
+        call = new_call(tenant=f"t{number}")
+        async with router.lease(call) as backend:
+            found[backend.name] += 1
+        if backend.name == "n":
+            assert backend.path("generate_stream") == "/v2/models/chat2/versions/2/generate_stream"
+            assert backend.url == "http://n"
+    assert 30 < found["n"] < 70
+    pool.probe.kill("n")
+    for _ in range(2):
+        await router.examine()
+    assert {await where(router, new_call(tenant=f"t{number}")) for number in range(40)} == {"a"}
+
+
+async def test_a_backend_serves_only_the_models_it_names() -> None:
+    pool = Pool("a", BackendSpec(id="b", url="http://b", models=("other",)))
+    router = await pool.start()
+    assert {await where(router) for _ in range(4)} == {"a"}
+
+
+async def test_a_session_stays_where_it_is_and_only_for_its_tenant() -> None:
+    pool = Pool("a", "b", "c", "d", strategy="prefix")
+    router = await pool.start()
+    assert len({await where(router, new_call(session="s")) for _ in range(8)}) == 1
+    assert len({await where(router, new_call(tenant=f"t{number}", session="s")) for number in range(40)}) == 4
+
+
+async def test_a_drained_backend_gets_nothing_new_and_finishes_what_it_has() -> None:
+    pool = Pool("a", "b")
+    router = await pool.start()
+    (a, _) = router
+    async with router.lease(new_call()) as backend:
+        assert backend.name == "a"
+        router.apply(snapshot(BackendSpec(id="a", url="http://a", draining=True), "b"))
+        assert {await where(router) for _ in range(4)} == {"b"}
+        assert a.in_flight == 1
+    assert a.in_flight == 0
+    router.apply(snapshot("a", "b"))
+    assert {await where(router) for _ in range(4)} == {"a", "b"}
+    assert pool.probe.questions("generate") == 2
+
+
+async def test_a_removed_backend_finishes_what_it_has_and_is_watched_until_then() -> None:
+    pool = Pool("a", "b", probe_interval_s=0.001)
+    router, tasks = await pool.start(), Tasks()
+    router.watch(tasks)
+    lease = router.lease(new_call())
+    assert (await lease.__aenter__()).name == "a"
+    router.apply(snapshot("b"))
+    assert pool.sample("backend_up", backend="a") is None
+    asked = len(pool.probe.asked)
+    await until(lambda: ("a", "ready") in pool.probe.asked[asked:])
+    await lease.__aexit__(None, None, None)
+    await asyncio.sleep(0.01)
+    asked = len(pool.probe.asked)
+    await until(lambda: len(pool.probe.asked) > asked + 5)
+    assert ("a", "ready") not in pool.probe.asked[asked:]
+    assert pool.sample("backend_requests_total", backend="a", outcome="ok") is None
+    await tasks.close(1)
+
+
+async def test_a_backend_at_another_address_must_prove_itself() -> None:
+    pool = Pool("a")
+    router = await pool.start()
+    router.apply(snapshot(BackendSpec(id="a", url="http://elsewhere")))
+    with pytest.raises(BackendUnavailable):
+        await where(router)
+    await router.examine()
+    async with router.lease(new_call()) as backend:
+        assert backend.url == "http://elsewhere"
+
+
+async def test_saturation_is_that_of_the_least_loaded_backend_that_takes_calls() -> None:
+    pool = Pool(BackendSpec(id="a", url="http://a", capacity_tokens=100), BackendSpec(id="b", url="http://b", slots=4))
+    assert pool.router.saturation == 1
+    router = await pool.start()
+    assert router.saturation == 0
+    async with router.lease(new_call(cost=50)), router.lease(new_call(cost=1)):
+        assert pool.sample("backend_saturation", backend="a") == 0.5
+        assert pool.sample("backend_in_flight_tokens", backend="a") == 50
+        assert router.saturation == pool.sample("backend_saturation", backend="b") == 0.25
+    assert router.saturation == 0
+
+
+async def test_what_an_engine_says_of_itself_counts_and_silence_counts_as_full() -> None:
+    pool = Pool("a")
+    pool.probe.loads["a"] = EngineLoad(running=4, waiting=1, kv_usage=0.5, kv_tokens=1000)
+    router = await pool.start()
+    (a,) = router
+    assert (router.saturation, router.strain, a.capacity) == (0.5, 0.5, 1000)
+    pool.probe.loads["a"] = EngineLoad(running=4, waiting=3)
+    await router.examine()
+    assert router.strain == 0.75
+    pool.clock.now += 60
+    assert router.saturation == 1
+
+
+async def test_administrators_are_told_which_backend_answered() -> None:
+    router = await Pool("a").start()
+    call = new_call()
+    async with router.lease(call):
+        assert (call.backend, call.headers) == ("a", {})
+    call.caller = Caller("key", "ops", frozenset({"admin"}))
+    async with router.lease(call):
+        assert call.headers == {"x-backend": "a"}
+
+
+async def test_what_a_lease_holds_is_given_back_whole_even_if_the_call_turns_out_larger() -> None:
+    pool = Pool("a")
+    router = await pool.start()
+    call = new_call(cost=10)
+    async with router.lease(call):
+        call.cost = 999
+        assert pool.sample("backend_in_flight_tokens", backend="a") == 10
+    assert pool.sample("backend_in_flight_tokens", backend="a") == 0

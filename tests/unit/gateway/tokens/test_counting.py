@@ -9,8 +9,9 @@ import pytest
 from gateway.core.call import Call, Model
 from gateway.core.limit import TimeLimit
 from gateway.errors import InvalidRequest
-from gateway.tokens.counting import GenerationTokens, TokenSettings
+from gateway.tokens.counting import GenerationTokens
 from gateway.tokens.offload import Offload
+from gateway.tokens.prediction import Predictor
 from python_backends.preprocessing.parsing import parse_chat, parse_completion
 from python_backends.preprocessing.prompts import PromptBuilder
 
@@ -20,7 +21,7 @@ MODEL = Model("tiny", "generate", 256, 0)
 @pytest.fixture
 def tokens(model_dir: Path) -> GenerationTokens:
     offload = Offload(ThreadPoolExecutor(1), 4096)
-    return GenerationTokens({"tiny": PromptBuilder.from_dir(model_dir)}, offload, TokenSettings(expected_answer=20))
+    return GenerationTokens({"tiny": PromptBuilder.from_dir(model_dir)}, offload, Predictor(20))
 
 
 def new_call(size: int = 0) -> Call:

@@ -19,11 +19,11 @@ def test_the_forwarded_body_is_a_valid_pretokenized_request() -> None:
         b'{"model":"m","messages":[{"role":"user","content":"x"}],"stream":true,"stream_options":{},'
         b'"max_completion_tokens":5,"seed":1,"user":"u"}'
     )
-    call = Call(id="r", uid="u", route="/", limit=TimeLimit(2), traceparent="00-a-b-01", priority=3)
+    call = Call(id="r", uid="u", route="/", limit=TimeLimit(2), traceparent="00-a-b-01", priority_class="batch")
     sent = json.loads(stream_request(call, GenerationJob(body, []), Prompt([1, 2], 5), "r.u-0"))
     assert sent["id"] == "r.u-0"
     assert sent["input_ids"] == [1, 2]
-    assert sent["priority"] == 3
+    assert sent["priority"] == 2
     assert sent["traceparent"] == "00-a-b-01"
     assert 2000 < sent["deadline_ms"] <= 2500
     request = parse_generation(sent["request"], pretokenized=True)

@@ -80,3 +80,12 @@ async def test_it_is_bounded(valkey: Valkey) -> None:
     assert post.failed == ["c"]
     await outbox.flush()
     assert post.done == [1, 2]
+
+
+async def test_two_that_flush_at_once_send_everything_once(valkey: Valkey, redis: Redis) -> None:
+    outbox = Outbox(valkey)
+    post = Post(outbox)
+    for number in range(300):
+        post(str(number))
+    await asyncio.gather(outbox.flush(), outbox.flush())
+    assert post.done == list(range(1, 301))

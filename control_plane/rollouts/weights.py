@@ -1,0 +1,63 @@
+"""What the routing document must say for a rollout."""
+
+from msgspec.structs import replace
+
+from control_plane.errors import NotPossible
+from control_plane.rollouts.state import WHOLE, Definition, Rollout, Rules
+from gateway.core.snapshot import Arm, ModelRoute, RoutingSnapshot
+
+# What a gateway has for a model that the document does not name.
+DEFAULT_ARM = "stable"
+
+
+def route_of(document: RoutingSnapshot, model: str) -> ModelRoute | None:
+    return next((route for route in document.models if route.name == model), None)
+
+
+def define(document: RoutingSnapshot, model: str, canary: Arm, rules: Rules, default_model: str) -> Definition:
+    """The stable arm is the one that serves the model now. `default_model`: the Triton model, where the document does
+    not name the client's.
+
+    Raises NotPossible when there is more than one arm, or the canary would be the same.
+    """
+    route = route_of(document, model)
+    arms = (Arm(name=DEFAULT_ARM, triton_model=default_model),) if route is None else route.arms
+    serving = [arm for arm in arms if arm.weight]
+    if len(serving) != 1:
+        raise NotPossible(
+            f"{model} is served by {', '.join(arm.name for arm in serving)}: a rollout begins from one arm"
+        )
+    stable = serving[0]
+    if _place(stable) == _place(canary):
+        raise NotPossible(f"the canary is where the stable arm is: {_described(stable)}")
+    return Definition(model=model, stable=replace(stable, weight=1), canary=replace(canary, weight=1), rules=rules)
+
+
+def with_weights(document: RoutingSnapshot, rollout: Rollout) -> RoutingSnapshot:
+    """The same document when it says so already; the version is whoever writes it's."""
+    definition = rollout.definition
+    route = route_of(document, definition.model)
+    arms = _arms(definition, rollout.share)
+    if route is not None and route.arms == arms:
+        return document
+    changed = ModelRoute(name=definition.model, arms=arms, aliases=() if route is None else route.aliases)
+    others = tuple(one for one in document.models if one.name != definition.model)
+    return replace(document, models=(*others, changed))
+
+
+def _arms(definition: Definition, share: int) -> tuple[Arm, ...]:
+    """The canary first: whoever was given to it stays with it when its share grows. Who gets nothing is left out."""
+    if share == WHOLE:
+        return (definition.canary,)
+    if share == 0:
+        return (definition.stable,)
+    return (replace(definition.canary, weight=share), replace(definition.stable, weight=WHOLE - share))
+
+
+def _place(arm: Arm) -> tuple[str, str, str | None]:
+    return arm.group, arm.triton_model, arm.version
+
+
+def _described(arm: Arm) -> str:
+    version = "" if arm.version is None else f", version {arm.version}"
+    return f"group {arm.group}, model {arm.triton_model}{version}"

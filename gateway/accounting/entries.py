@@ -1,0 +1,88 @@
+"""One request in the ledger."""
+
+import time
+from datetime import UTC, date, datetime
+from typing import Final
+
+import msgspec
+
+from gateway.accounting.outcome import Outcome, OutcomeName
+from gateway.core.call import Call
+
+# Requests that use the engine; all others are in the log only.
+ROUTES: Final = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/embeddings"})
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """`at`: its end, Unix milliseconds. `cached_tokens` are part of `prompt_tokens`. `price`: 10⁻⁹ of the currency.
+
+    `replayed`: the answer was one from before (`Idempotency-Key`), and nothing was used.
+    `ms` and `ttft_ms` count from the request's arrival; `stages_ms` are the names of `server-timing`.
+    """
+
+    uid: str
+    request_id: str
+    at: int
+    tenant: str
+    key_id: str
+    route: str
+    outcome: OutcomeName
+    status: int
+    code: str | None = None
+    model: str | None = None
+    model_version: str | None = None
+    backend: str | None = None
+    stream: bool = False
+    replayed: bool = False
+    priority: str | None = None
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    price: int = 0
+    ms: float = 0.0
+    ttft_ms: float | None = None
+    stages_ms: dict[str, float] = {}
+
+    @property
+    def day(self) -> date:
+        """In UTC."""
+        return datetime.fromtimestamp(self.at / 1000, UTC).date()
+
+
+class Numbered(msgspec.Struct, frozen=True):
+    """`seq`: counts one writer's entries from 1, in the order in which they are stored."""
+
+    seq: int
+    entry: Entry
+
+
+def entry_of(call: Call, outcome: Outcome, seconds: float) -> Entry | None:
+    """None for what is not in the ledger: other addresses, and callers that nobody knows."""
+    caller, usage = call.caller, call.usage
+    if caller is None or call.route not in ROUTES:
+        return None
+    first = call.first_token_at
+    return Entry(
+        uid=call.uid,
+        request_id=call.id,
+        at=int(time.time() * 1000),
+        tenant=caller.tenant,
+        key_id=caller.key_id,
+        route=call.route,
+        outcome=outcome.name,
+        status=outcome.status,
+        code=outcome.code,
+        model=call.model.name if call.model else None,
+        model_version=call.model_version,
+        backend=call.backend,
+        stream=call.stream,
+        replayed=call.replayed,
+        priority=call.priority_class,
+        prompt_tokens=usage.prompt,
+        cached_tokens=usage.cached,
+        completion_tokens=usage.completion,
+        price=call.price,
+        ms=round(seconds * 1000, 3),
+        ttft_ms=None if first is None else round((first - call.started) * 1000, 3),
+        stages_ms={stage: round(milliseconds, 3) for stage, milliseconds in call.stages.items()},
+    )

@@ -1,0 +1,41 @@
+"""Prometheus metrics of requests, by route and model."""
+
+from functools import cache
+
+from gateway.accounting.outcome import Outcome
+from gateway.core.call import Call
+from gateway.telemetry.metrics import UNKNOWN, Metrics
+
+
+class Measurements:
+    def __init__(self, metrics: Metrics) -> None:
+        # Looking a child up by its labels costs more than counting; there are few of them, so all are kept.
+        self._requests = cache(metrics.requests.labels)
+        self._seconds = cache(metrics.seconds.labels)
+        self._stages = cache(metrics.stages.labels)
+        self._tokens = cache(metrics.tokens.labels)
+        self._first_token = cache(metrics.first_token.labels)
+        self._per_token = cache(metrics.per_token.labels)
+
+    def record(self, call: Call, outcome: Outcome, seconds: float) -> None:
+        model = call.model.name if call.model else UNKNOWN
+        self._requests(call.route, model, outcome.name, str(outcome.status)).inc()
+        for stage, milliseconds in call.stages.items():
+            self._stages(stage).observe(milliseconds / 1000)
+        if call.model is None:
+            return
+        if outcome.name == "ok":
+            self._seconds(call.route, model).observe(seconds)
+        self._count_tokens(call, model)
+        if call.first_token_at is None or call.last_token_at is None:
+            return
+        self._first_token(model).observe(call.first_token_at - call.started)
+        if call.tokens_seen > 1:
+            between = (call.last_token_at - call.first_token_at) / (call.tokens_seen - 1)
+            self._per_token(model).observe(between)
+
+    def _count_tokens(self, call: Call, model: str) -> None:
+        usage = call.usage
+        self._tokens(model, "prompt").inc(usage.prompt)
+        self._tokens(model, "cached").inc(usage.cached)
+        self._tokens(model, "completion").inc(usage.completion)

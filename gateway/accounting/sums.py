@@ -1,0 +1,38 @@
+"""Names of the sums by day that are kept beside the stream of entries."""
+
+from datetime import date
+from typing import NamedTuple
+
+import msgspec
+
+from gateway.accounting.entries import Entry
+from gateway.telemetry.metrics import UNKNOWN
+
+_ENCODER = msgspec.json.Encoder()
+
+
+class Group(NamedTuple):
+    """Whose sums. `model`: "unknown" for requests that named none. `ok`: of requests that succeeded."""
+
+    tenant: str
+    key: str
+    model: str
+    ok: bool
+
+
+_DECODER = msgspec.json.Decoder(Group)
+
+
+def usage_key(day: date) -> str:
+    return f"trireme:{{ledger}}:usage:{day.isoformat()}"
+
+
+def field_prefix(entry: Entry) -> bytes:
+    """A field is this and the name of the sum."""
+    return _ENCODER.encode(Group(entry.tenant, entry.key_id, entry.model or UNKNOWN, entry.outcome == "ok"))
+
+
+def read_field(field: bytes) -> tuple[Group, str]:
+    """Raises msgspec.DecodeError."""
+    group, bracket, name = field.rpartition(b"]")
+    return _DECODER.decode(group + bracket), name.decode()

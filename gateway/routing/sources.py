@@ -1,0 +1,57 @@
+"""Where the routing document comes from: settings, then discovery, then what was changed at run time."""
+
+import asyncio
+import socket
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from msgspec.structs import replace
+
+from gateway.core.call import Model
+from gateway.core.snapshot import Arm, BackendSpec, ModelRoute, RoutingSnapshot
+
+_TRITON_MODEL = {"generate": "chat", "embed": "embed"}
+
+
+class Resolver(Protocol):
+    async def addresses(self, name: str) -> Sequence[str]:
+        """IP addresses. Raises OSError."""
+        ...
+
+
+class SystemResolver:
+    """The system's own."""
+
+    async def addresses(self, name: str) -> Sequence[str]:
+        found = await asyncio.get_running_loop().getaddrinfo(name, None, type=socket.SOCK_STREAM)
+        return sorted({str(address[0]) for *_, address in found})
+
+
+def default_routes(models: Iterable[Model]) -> tuple[ModelRoute, ...]:
+    """Each model on every backend of the default group."""
+    return tuple(
+        ModelRoute(name=model.name, arms=(Arm(name="stable", triton_model=_TRITON_MODEL[model.task]),))
+        for model in models
+    )
+
+
+def discovered(addresses: Iterable[str], port: int) -> tuple[BackendSpec, ...]:
+    return tuple(_at(address, port) for address in addresses)
+
+
+def _at(address: str, port: int) -> BackendSpec:
+    host = f"[{address}]" if ":" in address else address
+    return BackendSpec(id=f"dns-{address}-{port}", url=f"http://{host}:{port}")
+
+
+def merge(base: RoutingSnapshot, found: Iterable[BackendSpec], document: RoutingSnapshot) -> RoutingSnapshot:
+    """What is later replaces what is earlier and has the same id or name. The version is the document's."""
+    backends = {spec.id: spec for spec in (*base.backends, *found, *document.backends)}
+    models = {route.name: route for route in (*base.models, *document.models)}
+    drained = frozenset(document.drained)
+    return RoutingSnapshot(
+        version=document.version,
+        backends=tuple(replace(one, draining=one.draining or one.id in drained) for one in backends.values()),
+        models=tuple(models.values()),
+        drained=document.drained,
+    )

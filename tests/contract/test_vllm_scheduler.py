@@ -1,0 +1,373 @@
+"""The preemptive scheduler on vLLM's real one: whom it pauses, that nothing is lost, and what it relies on.
+
+No model is loaded: the tokens come from `tests/support/vllm_steps.py`, with one step in flight or two.
+"""
+
+import inspect
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from python_backends.llm.preemption import MAX_PREEMPTIONS, PreemptionStats
+from python_backends.llm.vllm_engine import PREEMPTION_CARRIER, StepCounter, prepare_process
+
+INTERACTIVE, STANDARD, BATCH = 0, 1, 2
+Build = Callable[..., Any]
+# Scheduler, and steps in flight.
+WAYS = {
+    "synchronous": ("PreemptiveScheduler", 1),
+    "pipeline parallel": ("PreemptiveScheduler", 2),
+    "asynchronous": ("AsyncPreemptiveScheduler", 2),
+}
+
+
+@pytest.fixture(scope="module")
+def schedulers() -> Any:
+    prepare_process(eager=True)
+    from python_backends.llm import vllm_scheduler
+
+    return vllm_scheduler
+
+
+@pytest.fixture(scope="module", params=list(WAYS))
+def build(schedulers: Any, generation_model: Path, request: pytest.FixtureRequest) -> Build:
+    """Makes an engine core around the scheduler."""
+    from tests.support.vllm_steps import Steps
+
+    name, depth = WAYS[request.param]
+    return partial(Steps, getattr(schedulers, name), generation_model, depth)
+
+
+def prompt(number: int, length: int = 20) -> list[int]:
+    return [(number * 97 + position * 13) % 900 for position in range(length)]
+
+
+def exact(steps: Any, name: str, given_prompt: list[int], tokens: int) -> bool:
+    from tests.support.vllm_steps import expected
+
+    return bool(steps.answers[name] == expected(given_prompt, tokens))
+
+
+def two_of_batch(build: Build, blocks: int = 100, priority: int = BATCH) -> Any:
+    steps = build(slots=2, blocks=blocks)
+    steps.add("old", prompt(1), 60, priority)
+    steps.add("new", prompt(2), 60, priority)
+    for _ in range(20):
+        steps.step()
+    return steps
+
+
+def test_an_urgent_request_starts_in_the_next_step_and_the_last_that_came_pauses(build: Build) -> None:
+    steps = two_of_batch(build)
+    steps.add("urgent", prompt(3), 5, INTERACTIVE)
+    steps.step()
+    assert steps.running() == {"old", "urgent"}
+    steps.run()
+    assert exact(steps, "urgent", prompt(3), 5)
+    assert exact(steps, "old", prompt(1), 60) and exact(steps, "new", prompt(2), 60)
+    assert (steps.preemptions("old"), steps.preemptions("new")) == (0, 1)
+
+
+def test_nobody_is_paused_for_one_of_the_same_class(build: Build) -> None:
+    steps = two_of_batch(build)
+    steps.add("third", prompt(3), 5, BATCH)
+    steps.run()
+    assert [steps.preemptions(name) for name in ("old", "new", "third")] == [0, 0, 0]
+    assert exact(steps, "third", prompt(3), 5)
+
+
+def test_the_least_urgent_class_pauses_first(build: Build) -> None:
+    steps = build(slots=2, blocks=100)
+    steps.add("batch", prompt(1), 60, BATCH)
+    steps.add("standard", prompt(2), 60, STANDARD)
+    for _ in range(10):
+        steps.step()
+    steps.add("urgent", prompt(3), 5, INTERACTIVE)
+    steps.step()
+    assert steps.running() == {"standard", "urgent"}
+    steps.run()
+    assert exact(steps, "batch", prompt(1), 60)
+
+
+def test_several_urgent_requests_take_several_slots_at_once(build: Build) -> None:
+    steps = two_of_batch(build)
+    steps.add("urgent", prompt(3), 5, INTERACTIVE)
+    steps.add("also urgent", prompt(4), 5, INTERACTIVE)
+    steps.step()
+    assert steps.running() == {"urgent", "also urgent"}
+    steps.run()
+    assert exact(steps, "old", prompt(1), 60) and exact(steps, "new", prompt(2), 60)
+
+
+def test_a_request_is_paused_twice_and_then_left_in_peace(build: Build) -> None:
+    steps = two_of_batch(build)
+    for number in range(12):
+        steps.add(f"urgent {number}", prompt(10 + number), 2, INTERACTIVE)
+        for _ in range(6):
+            steps.step()
+    steps.run()
+    assert (steps.preemptions("old"), steps.preemptions("new")) == (MAX_PREEMPTIONS, MAX_PREEMPTIONS)
+    assert exact(steps, "old", prompt(1), 60) and exact(steps, "new", prompt(2), 60)
+
+
+def test_an_urgent_request_takes_the_blocks_of_a_running_one(build: Build) -> None:
+    steps = build(slots=8, blocks=17)
+    steps.add("old", prompt(1, 100), 20, BATCH)
+    steps.add("new", prompt(2, 100), 20, BATCH)
+    for _ in range(5):
+        steps.step()
+    steps.add("urgent", prompt(3, 80), 5, INTERACTIVE)
+    steps.step()
+    assert steps.running() == {"old", "urgent"}, "there are slots, and too few blocks for all three"
+    steps.run()
+    assert exact(steps, "urgent", prompt(3, 80), 5)
+    assert exact(steps, "old", prompt(1, 100), 20) and exact(steps, "new", prompt(2, 100), 20)
+
+
+def pause_all_twice(steps: Any, slots: int) -> None:
+    for number in range(MAX_PREEMPTIONS * slots):
+        steps.add(f"urgent {number}", prompt(10 + number), 2, INTERACTIVE)
+        if number % slots == slots - 1:
+            for _ in range(8):
+                steps.step()
+
+
+def test_requests_that_must_not_pause_again_wait_until_they_fit_beside_each_other(build: Build) -> None:
+    steps = two_of_batch(build, blocks=17)
+    steps.add("long", prompt(5), 180, BATCH)
+    steps.add("longer", prompt(6), 190, BATCH)
+    steps.abort("old")
+    steps.abort("new")
+    steps.step()
+    pause_all_twice(steps, slots=2)
+    assert (steps.preemptions("long"), steps.preemptions("longer")) == (2, 2)
+    assert len(steps.running()) == 1, "together they would grow beyond the cache"
+    steps.run()
+    assert (steps.preemptions("long"), steps.preemptions("longer")) == (2, 2)
+    assert exact(steps, "long", prompt(5), 180) and exact(steps, "longer", prompt(6), 190)
+
+
+def test_the_last_slot_goes_to_one_that_can_still_pause_so_that_urgent_requests_find_it(build: Build) -> None:
+    steps = two_of_batch(build)
+    steps.add("fresh", prompt(5), 60, BATCH)
+    pause_all_twice(steps, slots=2)
+    assert (steps.preemptions("old"), steps.preemptions("new"), steps.preemptions("fresh")) == (2, 2, 0)
+    assert steps.running() == {"old", "fresh"}
+    steps.add("urgent", prompt(6), 2, INTERACTIVE)
+    steps.step()
+    assert steps.running() == {"old", "urgent"}
+    steps.run()
+    for name, number in (("old", 1), ("new", 2), ("fresh", 5)):
+        assert exact(steps, name, prompt(number), 60)
+        assert steps.preemptions(name) <= MAX_PREEMPTIONS
+
+
+def test_the_last_slot_is_not_kept_for_less_urgent_ones(build: Build) -> None:
+    steps = two_of_batch(build, priority=STANDARD)
+    steps.add("fresh", prompt(5), 60, BATCH)
+    pause_all_twice(steps, slots=2)
+    assert steps.running() == {"old", "new"}
+
+
+def test_a_request_that_must_not_pause_again_is_the_last_to_lose_its_blocks(build: Build) -> None:
+    steps = build(slots=2, blocks=17)
+    steps.add("batch", prompt(5), 180, BATCH)
+    steps.step()
+    pause_all_twice(steps, slots=2)
+    assert steps.running() == {"batch"} and steps.preemptions("batch") == 2
+    steps.add("standard", prompt(6), 180, STANDARD)
+    steps.run()
+    assert steps.preemptions("batch") == 2
+    assert steps.preemptions("standard") == 1, "one of them had to go when the cache was full"
+    assert exact(steps, "batch", prompt(5), 180) and exact(steps, "standard", prompt(6), 180)
+
+
+def test_a_victim_goes_on_at_once_when_the_urgent_request_cannot_start_after_all(build: Build) -> None:
+    steps = two_of_batch(build)
+    ready = steps.scheduler._handle_blocked_waiting_request
+    steps.scheduler._handle_blocked_waiting_request = lambda one: one.request_id != "urgent" and ready(one)
+    steps.add("urgent", prompt(3), 5, INTERACTIVE)
+    steps.step()
+    steps.step()
+    del steps.scheduler._handle_blocked_waiting_request
+    steps.run()
+    assert exact(steps, "urgent", prompt(3), 5) and steps.preemptions("new") > 0
+    assert exact(steps, "old", prompt(1), 60) and exact(steps, "new", prompt(2), 60)
+
+
+def test_nobody_is_paused_where_slots_and_blocks_suffice(build: Build) -> None:
+    steps = build(slots=8, blocks=40)
+    steps.add("batch", prompt(1, 100), 20, BATCH)
+    for _ in range(5):
+        steps.step()
+    steps.add("urgent", prompt(3, 80), 5, INTERACTIVE)
+    steps.step()
+    assert steps.running() == {"batch", "urgent"}
+    steps.run()
+    assert steps.preemptions("batch") == 0
+
+
+def test_saved_blocks_outlive_those_of_requests_that_ended_later(
+    build: Build, schedulers: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schedulers, "REFRESH_INTERVAL", 0.0)
+    steps = build(slots=1, blocks=24)
+    steps.add("batch", prompt(1, 96), 40, BATCH)
+    for _ in range(10):
+        steps.step()
+    for number in range(6):
+        steps.add(f"urgent {number}", prompt(10 + number, 80), 3, INTERACTIVE)
+        steps.step()
+        steps.step()
+    steps.run()
+    assert steps.preemptions("batch") == 1
+    assert steps.stats["trireme_reused_tokens"] >= 96
+    assert steps.stats.get("trireme_recomputed_tokens", 0) < 16
+    assert exact(steps, "batch", prompt(1, 96), 40)
+
+
+def test_a_paused_request_can_be_aborted(build: Build) -> None:
+    steps = two_of_batch(build)
+    steps.add("urgent", prompt(3), 30, INTERACTIVE)
+    steps.step()
+    steps.abort("new")
+    steps.run()
+    assert exact(steps, "urgent", prompt(3), 30) and exact(steps, "old", prompt(1), 60)
+    assert steps.stats["trireme_preemptions"] == 1
+    assert "trireme_reused_tokens" not in steps.stats
+
+
+def test_what_pauses_cost_is_counted_to_the_token(build: Build) -> None:
+    steps = two_of_batch(build)
+    had = next(one for one in steps.scheduler.running if one.request_id == "new")
+    computed = had.num_computed_tokens - had.num_output_placeholders
+    steps.add("urgent", prompt(3), 5, INTERACTIVE)
+    steps.run()
+    counted = PreemptionStats.take_from_wire(steps.stats)
+    assert counted.preemptions == 1
+    assert counted.paused_us > 0
+    assert counted.reused_tokens + counted.recomputed_tokens == computed
+    assert counted.reused_tokens == computed // 16 * 16
+
+
+ARRIVALS = st.lists(
+    st.tuples(
+        st.integers(0, 12),  # steps until it comes
+        st.integers(0, 2),  # priority
+        st.integers(1, 90),  # prompt
+        st.integers(1, 50),  # answer
+    ),
+    min_size=2,
+    max_size=14,
+)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(ARRIVALS, st.integers(1, 4), st.sampled_from([18, 22, 30, 60]), st.sampled_from([32, 64, 256]))
+def test_whatever_comes_all_end_with_their_own_tokens_after_two_pauses_at_most(
+    build: Build, arrivals: list[tuple[int, int, int, int]], slots: int, blocks: int, budget: int
+) -> None:
+    steps = build(slots=slots, blocks=blocks, budget=budget)
+    for number, (delay, priority, length, tokens) in enumerate(arrivals):
+        for _ in range(delay):
+            steps.step()
+        steps.add(str(number), prompt(number, length), tokens, priority)
+    steps.run()
+    for number, (_, _, length, tokens) in enumerate(arrivals):
+        assert exact(steps, str(number), prompt(number, length), tokens)
+        assert steps.preemptions(str(number)) <= MAX_PREEMPTIONS
+    total = sum(steps.preemptions(str(number)) for number in range(len(arrivals)))
+    assert steps.stats.get("trireme_preemptions", 0) == total
+
+
+OVERRIDDEN = {
+    "__init__": None,
+    "make_stats": None,
+    "schedule": ["throttle_prefills"],
+    "_preempt_request": ["request", "timestamp", "drop_stale_output"],
+    "_free_request": ["request", "delay_free_blocks"],
+    "_free_request_blocks": ["request"],
+    "_handle_blocked_waiting_request": ["request"],
+}
+
+READ_OF_REQUESTS = (
+    *("request_id", "priority", "arrival_time", "status", "num_preemptions", "lora_request"),
+    *("num_tokens", "num_prompt_tokens", "max_tokens", "num_computed_tokens", "num_output_placeholders"),
+    "structured_output_request",
+)
+READ_OF_THE_SCHEDULER = (
+    *("waiting", "running", "requests", "kv_holding_waiting", "num_waiting_for_streaming_input", "_pause_state"),
+    *("max_num_active_reqs", "max_model_len", "num_lookahead_tokens", "block_size", "lora_config", "kv_cache_config"),
+    *("deferred_frees", "prev_step_scheduled_req_ids", "requires_kv_delivery", "_request_remaining_blocks"),
+)
+
+
+def test_nothing_of_vllms_scheduler_is_replaced_but_what_is_meant_to_be(build: Build, schedulers: Any) -> None:
+    from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+    from vllm.v1.core.sched.scheduler import Scheduler
+
+    ours = {name for name, value in vars(schedulers.PreemptiveScheduler).items() if inspect.isfunction(value)}
+    assert {name for name in ours if hasattr(Scheduler, name)} == {*OVERRIDDEN}
+    assert ours.isdisjoint(set(vars(AsyncScheduler)) - {"__init__"})
+    theirs = build(slots=2, blocks=20).scheduler
+    assert set(vars(theirs)).isdisjoint(ours), "attributes of vLLM's instances hide no method of ours"
+
+
+@pytest.mark.parametrize("name", [name for name, parameters in OVERRIDDEN.items() if parameters])
+def test_vllm_calls_the_overridden_methods_as_we_expect(schedulers: Any, name: str) -> None:
+    from vllm.v1.core.sched.scheduler import Scheduler
+
+    assert list(inspect.signature(getattr(Scheduler, name)).parameters)[1:] == OVERRIDDEN[name]
+
+
+def test_the_insides_that_the_scheduler_reads_are_there(build: Build) -> None:
+    steps = build(slots=2, blocks=20)
+    steps.add("one", prompt(1, 40), 4, BATCH)
+    (request,) = steps.scheduler.waiting
+    assert set(READ_OF_REQUESTS) <= set(vars(request)) | set(dir(type(request)))
+    assert set(READ_OF_THE_SCHEDULER) <= set(vars(steps.scheduler)) | set(dir(type(steps.scheduler)))
+    steps.step()
+    manager = steps.scheduler.kv_cache_manager
+    assert manager.watermark_blocks == 0
+    (blocks,) = manager.get_blocks("one").blocks
+    assert [(block.ref_cnt, block.is_null) for block in blocks] == [(1, False)] * 3
+    assert manager.block_pool.get_num_free_blocks() == 20 - 1 - 3
+    assert steps.scheduler._request_remaining_blocks(request) == 0
+
+
+def test_a_request_runs_in_the_order_of_its_priority_and_then_of_its_arrival(build: Build) -> None:
+    steps = build(slots=1, blocks=20)
+    for number, priority in enumerate((BATCH, STANDARD, BATCH, INTERACTIVE)):
+        steps.add(str(number), prompt(number), 2, priority)
+    assert [one.request_id for one in steps.scheduler.waiting] == ["3", "1", "0", "2"]
+    assert steps.scheduler.waiting.peek_request().request_id == "3"
+
+
+def test_the_counts_travel_in_a_dictionary_that_vllm_only_looks_into_by_name() -> None:
+    from vllm.v1.metrics.stats import KV_FETCH_STAGES, SchedulerStats
+
+    assert getattr(SchedulerStats(), PREEMPTION_CARRIER) == {}
+    assert not any(name.startswith("trireme") for name in KV_FETCH_STAGES)
+    stats = SchedulerStats()
+    getattr(stats, PREEMPTION_CARRIER).update(PreemptionStats(2, 3_000, 4, 5).to_wire(), in_progress=1)
+    counter = StepCounter()
+    for one in (stats, SchedulerStats()):
+        counter.record(one, None)
+    assert counter.preemption == PreemptionStats(2, 3_000, 4, 5)
+    assert getattr(stats, PREEMPTION_CARRIER) == {"in_progress": 1}, "vLLM's own loggers do not see ours"
+
+
+def test_kv_in_host_memory_is_an_engine_argument(schedulers: Any, generation_model: Path) -> None:
+    from vllm.engine.arg_utils import AsyncEngineArgs
+
+    arguments = AsyncEngineArgs(
+        model=str(generation_model), dtype="float32", enforce_eager=True, kv_offloading_size=2.0
+    )
+    config = arguments.create_engine_config()
+    assert config.kv_transfer_config is not None
+    assert config.kv_transfer_config.kv_connector == "OffloadingConnector"

@@ -1,0 +1,45 @@
+"""How the engine runs: `engine.json`, and what overrides it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from python_backends.runtime.settings import EngineSettings, generation_settings
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    (tmp_path / "vllm" / "1").mkdir(parents=True)
+    return tmp_path
+
+
+def read(repository: Path, declared: dict[str, Any], **environment: str) -> EngineSettings:
+    (repository / "vllm" / "1" / "engine.json").write_text(json.dumps({"args": {"max_model_len": 64}, **declared}))
+    return generation_settings(repository, {"TRIREME_MODEL_DIR": "/models/one", **environment})
+
+
+def test_preemption_is_on_unless_it_is_declared_off(repository: Path) -> None:
+    assert read(repository, {}).preemption is True
+    assert read(repository, {"preemption": False}).preemption is False
+
+
+def test_the_environment_overrides_what_is_declared(repository: Path) -> None:
+    assert read(repository, {"preemption": True}, TRIREME_PREEMPTION="false").preemption is False
+    assert read(repository, {"preemption": False}, TRIREME_PREEMPTION="true").preemption is True
+
+
+def test_a_switch_that_is_neither_true_nor_false_is_refused(repository: Path) -> None:
+    with pytest.raises(ValueError, match="TRIREME_PREEMPTION is 'maybe': use one of true, false"):
+        read(repository, {}, TRIREME_PREEMPTION="maybe")
+
+
+def test_the_shipped_model_preempts() -> None:
+    shipped = Path(__file__).parents[3] / "model_repository"
+    settings = generation_settings(
+        shipped, {"TRIREME_MODEL_DIR": "/models/one", "TRIREME_ENGINE_ARGS": '{"max_model_len": 8}'}
+    )
+    assert settings.preemption
+    assert settings.arguments["scheduling_policy"] == "priority"
+    assert settings.arguments["enable_prefix_caching"]

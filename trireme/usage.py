@@ -1,0 +1,107 @@
+"""`trireme usage`: what tenants, keys and models have used, from the ledger in Valkey."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from rich.console import Console
+from rich.table import Table
+
+from gateway.accounting.settings import AccountingSettings
+from gateway.accounting.usage import MOST_DAYS, By, UsageReader, UsageRow, as_csv, decimal, today
+from gateway.errors import Unavailable
+from trireme.errors import TriremeError
+from trireme.settings import LOOPBACK, Settings, load_settings
+
+_USUAL_DAYS = 30
+VALKEY_VARIABLE = "TRIREME_VALKEY_URL"
+CURRENCY_VARIABLE = "TRIREME_CURRENCY"
+
+
+Day = Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"], help="In UTC; included.", show_default=False)]
+
+
+def usage(
+    *,
+    by: Annotated[By, typer.Option(help="What gets a row of its own.")] = "tenant",
+    since: Day = None,
+    until: Day = None,
+    tenant: Annotated[str | None, typer.Option(help="Only this tenant's.", show_default=False)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="For spreadsheets.")] = False,
+    config: Annotated[
+        Path | None, typer.Option(help="YAML file with settings that differ from deploy/embedded.yaml.")
+    ] = None,
+) -> None:
+    """Show what was used: requests, tokens and their price. The last 30 days, unless told otherwise."""
+    if as_json and csv:
+        raise TriremeError("Choose one of --json and --csv.")
+    settings = load_settings(config)
+    last = until.date() if until else today()
+    first = since.date() if since else last - timedelta(days=_USUAL_DAYS - 1)
+    if not 0 <= (last - first).days < MOST_DAYS:
+        raise TriremeError(f"--since must be at most {MOST_DAYS - 1} days before --until.")
+
+    async def read() -> list[UsageRow]:
+        async with _reader(settings) as reader:
+            return await reader.read(by, first, last, tenant)
+
+    rows = asyncio.run(read())
+    currency = currency_of(settings)
+    if csv:
+        typer.echo(as_csv(by, rows, currency), nl=False)
+    elif as_json:
+        typer.echo(json.dumps([_public(row, currency) for row in rows], indent=2))
+    else:
+        Console().print(table(by, rows, currency))
+
+
+def table(by: By, rows: Sequence[UsageRow], currency: str) -> Table:
+    found = Table(by, box=None)
+    for heading in ("requests", "succeeded", "prompt", "cached", "completion", currency):
+        found.add_column(heading, justify="right")
+    for row in rows:
+        tokens = (row.requests, row.succeeded, row.prompt, row.cached, row.completion)
+        found.add_row(row.name, *map(str, tokens), decimal(row.price))
+    return found
+
+
+def currency_of(settings: Settings, environ: Mapping[str, str] = os.environ) -> str:
+    """The gateway's own setting."""
+    section = settings.gateway.get("accounting") or {}
+    return str(environ.get(CURRENCY_VARIABLE) or section.get("currency") or AccountingSettings().currency)
+
+
+@asynccontextmanager
+async def _reader(settings: Settings, environ: Mapping[str, str] = os.environ) -> AsyncIterator[UsageReader]:
+    """Of the stack's own Valkey, or of the one that the gateway's variable names. Raises: TriremeError."""
+    url = environ.get(VALKEY_VARIABLE) or f"redis://{LOOPBACK}:{settings.ports.valkey}/0"
+    async with Redis.from_url(url, retry=Retry(NoBackoff(), 0)) as redis:
+        try:
+            yield UsageReader(redis)
+        except Unavailable as error:
+            raise TriremeError(
+                f"The ledger cannot be read: Valkey does not answer at {_shown(url)}; is the stack running?"
+            ) from error
+
+
+def _shown(url: str) -> str:
+    """Without a password."""
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}"
+
+
+def _public(row: UsageRow, currency: str) -> dict[str, object]:
+    return {**asdict(row), "price": row.price / 1e9, "currency": currency}
