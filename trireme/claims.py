@@ -20,6 +20,7 @@ PORT_PARTS: Mapping[str, tuple[str, str]] = {  # port → the part that listens 
     "triton_grpc": ("triton", "TRIREME_TRITON_GRPC_PORT"),
     "triton_metrics": ("triton", "TRIREME_TRITON_METRICS_PORT"),
     "gateway": ("gateway", "TRIREME_PORT"),
+    "control": ("control_plane", "TRIREME_CONTROL_PORT"),
 }
 # Below the range that Linux takes for outgoing connections, where a free port may be gone a moment later.
 FREE_PORTS = range(20000, 32000)

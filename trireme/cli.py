@@ -8,7 +8,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from trireme import cli_backends, cli_keys, cli_tenants
+from trireme import cli_backends, cli_keys, cli_rollouts, cli_tenants
+from trireme.cli_usage import usage
 from trireme.doctor import examine
 from trireme.errors import TriremeError
 from trireme.models import prepare_models
@@ -16,7 +17,6 @@ from trireme.options import Config
 from trireme.serve import serve as serve_stack
 from trireme.settings import load_settings
 from trireme.triton import assemble_backends
-from trireme.usage import usage
 
 app = typer.Typer(
     help="Trireme: large language models on NVIDIA Triton Inference Server.",
@@ -27,6 +27,7 @@ app = typer.Typer(
 app.add_typer(cli_keys.app, name="keys")
 app.add_typer(cli_backends.app, name="backends")
 app.add_typer(cli_tenants.app, name="tenants")
+app.add_typer(cli_rollouts.app, name="rollouts")
 app.command()(usage)
 
 
@@ -40,7 +41,7 @@ def main() -> None:
 
 @app.command()
 def serve(config: Config = None) -> None:
-    """Run everything on this machine: Valkey, Triton with its models, the gateway. Ctrl-C stops it."""
+    """Run everything on this machine: Valkey, Triton and its models, gateway, control plane. Ctrl-C stops it."""
     serve_stack(load_settings(config), Console())
 
 

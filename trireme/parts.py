@@ -1,7 +1,7 @@
-"""The parts of the embedded stack, in the order in which they start: Valkey, tritonserver, the gateway.
+"""The parts of the embedded stack, in the order in which they start: Valkey, Triton, the gateway, the control plane.
 
 A part is a `ChildSpec`: command, environment, and the questions that tell whether it is ready and alive. Another part
-(the control plane, say) is one more function and one more line in `PARTS`.
+is one more function and one more line in `PARTS`.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def triton_part(settings: Settings) -> ChildSpec:
 
 
 def gateway_part(settings: Settings) -> ChildSpec:
-    """Stops first, and has the time to let requests in flight finish."""
+    """Has the time to let requests in flight finish before Triton stops."""
     host, port = reachable(settings.host), settings.ports.gateway
     return ChildSpec(
         name="gateway",
@@ -83,10 +83,32 @@ def gateway_part(settings: Settings) -> ChildSpec:
     )
 
 
+def control_plane_part(settings: Settings) -> ChildSpec:
+    """Stops first: nothing that serves requests needs it."""
+    port = settings.ports.control
+    return ChildSpec(
+        name="control_plane",
+        argv=(sys.executable, "-m", "control_plane"),
+        environment={
+            **inherited_environment(),
+            "TRIREME_CONTROL_HOST": LOOPBACK,
+            "TRIREME_CONTROL_PORT": str(port),
+            "TRIREME_VALKEY_URL": f"redis://{LOOPBACK}:{settings.ports.valkey}/0",
+            "TRIREME_LOG_LEVEL": settings.log_level,
+        },
+        log=log_file(settings, "control_plane"),
+        cwd=ROOT,
+        is_ready=lambda: probes.http_ok(LOOPBACK, port, "/health/live"),
+        start_timeout=30.0,
+        stop_by=3.0,
+    )
+
+
 PARTS: Mapping[str, Callable[[Settings], ChildSpec]] = {
     "valkey": valkey_part,
     "triton": triton_part,
     "gateway": gateway_part,
+    "control_plane": control_plane_part,
 }
 
 

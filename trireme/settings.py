@@ -36,6 +36,7 @@ ENVIRONMENT: Mapping[str, tuple[tuple[str, ...], Callable[[str], Any]]] = {
     "TRIREME_TRITON_GRPC_PORT": (("ports", "triton_grpc"), int),
     "TRIREME_TRITON_METRICS_PORT": (("ports", "triton_metrics"), int),
     "TRIREME_VALKEY_PORT": (("ports", "valkey"), int),
+    "TRIREME_CONTROL_PORT": (("ports", "control"), int),
     "TRIREME_MODEL": (("model",), str),
     "TRIREME_EMBEDDING_MODEL": (("embedding_model",), str),
     "TRIREME_ENGINE": (("engine",), str),
@@ -56,6 +57,7 @@ class Ports:
     triton_grpc: int = 8001
     triton_metrics: int = 8002
     valkey: int = 6379
+    control: int = 8090
 
 
 @dataclass(frozen=True)

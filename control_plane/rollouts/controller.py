@@ -14,7 +14,7 @@ from control_plane.metrics import Meters
 from control_plane.rollouts.commands import enforce
 from control_plane.rollouts.decision import decide
 from control_plane.rollouts.evidence import Evidence, Sample
-from control_plane.rollouts.ledger import BATCH, Ledger, is_position
+from control_plane.rollouts.ledger import BATCH, Ledger, position_at
 from control_plane.rollouts.routing import RoutingDocument
 from control_plane.rollouts.state import OPEN, Rollout, decided
 from control_plane.rollouts.store import Checkpoint, Store
@@ -104,7 +104,7 @@ class Controller:
         if not rollouts:
             return
         if checkpoint is None:
-            checkpoint = await self._stored()
+            checkpoint = await self._stored(rollouts)
         checkpoint.evidence = {one.id: _evidence(one, checkpoint.evidence.get(one.id)) for one in rollouts}
         number = BATCH
         for _ in range(BATCHES):
@@ -118,11 +118,12 @@ class Controller:
             self._saved_at = self._clock()
         self._checkpoint = checkpoint
 
-    async def _stored(self) -> Checkpoint:
+    async def _stored(self, rollouts: Sequence[Rollout]) -> Checkpoint:
+        """Where it was left off; or where the oldest step began, when the ledger was not read for any of these."""
         stored = await self._store.checkpoint()
-        if stored is not None and is_position(stored.position):
+        if stored is not None and any(one.id in stored.evidence for one in rollouts):
             return stored
-        return Checkpoint(position=await self._ledger.end())
+        return Checkpoint(position=position_at(min(one.since for one in rollouts)))
 
     def _count(self, rollouts: Iterable[Rollout], checkpoint: Checkpoint, samples: Sequence[Sample]) -> None:
         for rollout in rollouts:

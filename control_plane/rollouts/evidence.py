@@ -6,7 +6,7 @@ from typing import Final
 import msgspec
 
 # Of one measure of one arm. More would not make a decision better that only asks for differences of a few percent.
-KEPT: Final = 2000
+KEPT: Final = 4000
 # Calls that arrive just after a step began may still have been divided as before.
 PROPAGATION_S: Final = 5.0
 

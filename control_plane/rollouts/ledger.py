@@ -1,7 +1,6 @@
 """The ledger's stream, read from where the last reading ended."""
 
 import logging
-import re
 from typing import Any, Final
 
 import msgspec
@@ -13,8 +12,6 @@ log = logging.getLogger(__name__)
 
 STREAM: Final = "trireme:{ledger}:entries"
 BATCH: Final = 1000
-BEGINNING: Final = "0-0"
-_POSITION = re.compile(r"\d{1,20}-\d{1,20}")
 # Outcomes that say something about the version. A refusal is the client's doing, and so is leaving.
 _COUNTED = frozenset({"ok", "failed"})
 
@@ -42,11 +39,6 @@ class Ledger:
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
 
-    async def end(self) -> str:
-        """The position behind everything that is there now."""
-        last: Any = await self._redis.xrevrange(STREAM, count=1)
-        return str(last[0][0].decode()) if last else BEGINNING
-
     async def read(self, position: str) -> tuple[str, list[Sample], int]:
         """The new position, what the next entries say, and how many those were, at most `BATCH`."""
         found: Any = await self._redis.xread({STREAM: position}, count=BATCH)
@@ -57,8 +49,9 @@ class Ledger:
         return entries[-1][0].decode(), samples, len(entries)
 
 
-def is_position(text: str) -> bool:
-    return _POSITION.fullmatch(text) is not None
+def position_at(seconds: float) -> str:
+    """Before everything that Valkey stored from then on (Unix seconds, by its clock)."""
+    return f"{max(0, int(seconds * 1000) - 1)}-0"
 
 
 def read_entry(text: bytes) -> Sample | None:

@@ -13,8 +13,9 @@ from gateway.cache.scripts import CLAIM, EXTEND, RELEASE, STORE
 from gateway.core.call import Caller
 from gateway.core.settings import Setting
 from gateway.errors import IdempotencyMismatch, InProgress
-from gateway.valkey.connection import Argument, Script, ScriptCall, Valkey, ValkeyAway
+from gateway.valkey.connection import Script, ScriptCall, Valkey, ValkeyAway
 from gateway.valkey.outbox import Outbox, Posted
+from gateway.valkey.wire import Argument
 
 HEADER = "Idempotency-Key"
 RETRY_AFTER_S = 1.0

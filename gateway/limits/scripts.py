@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from gateway.limits.terms import Ask, Level, Limit, Refusal, Scope, Settlement, Verdict
-from gateway.valkey.connection import Argument, Script, ScriptCall
+from gateway.valkey.connection import Script, ScriptCall
+from gateway.valkey.wire import Argument
 
 # A month's count must outlive the month; nothing else lives longer.
 LIFETIME_S: Final = 32 * 86_400

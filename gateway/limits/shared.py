@@ -63,7 +63,7 @@ class Shared:
             self._doubtful.remove(uid)
             self._keep(done, until)
         self._unconfirmed[done.ask.tenant][uid] = done
-        self._post(done, until)
+        self._post(done, until, lambda: uid in self._unconfirmed.get(done.ask.tenant, {}))
 
     async def _ask(self, ask: Ask, carried: Sequence[Settlement]) -> Verdict:
         """Until there is an answer, nobody knows whether it is reserved."""
@@ -78,7 +78,7 @@ class Shared:
         """A sign of life for everything that is held, and another try for what could not be sent. Never raises."""
         again, self._failed = list(self._failed.values()), {}
         for done, until in again:
-            self._post(done, until)
+            self._post(done, until, lambda: True)
         calls = list(self._beats())
         if not calls:
             return
@@ -104,9 +104,10 @@ class Shared:
             for start in range(0, len(found), BEATS_A_CALL):
                 yield ScriptCall(BEAT, [key], [self._ttl_ms, *found[start : start + BEATS_A_CALL]])
 
-    def _post(self, done: Settlement, until: float) -> None:
+    def _post(self, done: Settlement, until: float, needed: Callable[[], bool]) -> None:
+        """Needless when a reservation has taken it along in the meantime."""
         call = limits_call(None, [done], self._ttl_ms)
-        self._outbox.post(Posted(call, lambda _: self._confirm(done), lambda: self._keep(done, until)))
+        self._outbox.post(Posted(call, lambda _: self._confirm(done), lambda: self._keep(done, until), needed))
 
     def _keep(self, done: Settlement, until: float) -> None:
         if self._clock() < until and len(self._failed) < MOST_FAILED:

@@ -12,18 +12,26 @@ from redis.exceptions import RedisError
 from gateway.valkey.connection import ScriptCall, Valkey, ValkeyAway
 
 # What belongs to the end of one request is posted within this time, and goes out together.
-LINGER_S = 0.002
+LINGER_S = 0.01
 BATCH = 256
 FLUSH_TIMEOUT_S = 1.0
 
 
+def _always() -> bool:
+    return True
+
+
 @dataclass(frozen=True)
 class Posted:
-    """`done` gets the script's answer; `failed` is called when it may not have run (it may: scripts are idempotent)."""
+    """`done` gets the script's answer; `failed` is called when it may not have run (it may: scripts are idempotent).
+
+    `needed` is asked just before it is sent: what has become needless is left out, and neither is called.
+    """
 
     call: ScriptCall
     done: Callable[[Any], None]
     failed: Callable[[], None]
+    needed: Callable[[], bool] = _always
 
 
 class Outbox:
@@ -34,7 +42,6 @@ class Outbox:
         self._most = most
         self._waiting: deque[Posted] = deque()
         self._filled = asyncio.Event()
-        self._flushing = asyncio.Lock()
         self._sending = asyncio.Lock()
 
     def post(self, posted: Posted) -> None:
@@ -56,12 +63,14 @@ class Outbox:
         async with self._sending:
             while self._waiting:
                 batch = list(islice(self._waiting, BATCH))
-                await self._send(batch)
+                await self._send([one for one in batch if one.needed()])
                 for _ in batch:
                     self._waiting.popleft()
             self._filled.clear()
 
     async def _send(self, batch: Sequence[Posted]) -> None:
+        if not batch:
+            return
         try:
             answers = await self._valkey.run_all([one.call for one in batch], FLUSH_TIMEOUT_S)
         except ValkeyAway:

@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MODEL_LINES = 60
 PIPELINE_LINES = 45
 MODULE_LINES = 400
-PACKAGES = ("gateway", "python_backends", "trireme", "benchmarks")
+PACKAGES = ("control_plane", "gateway", "python_backends", "trireme", "benchmarks")
 
 
 def modules() -> list[Path]:

@@ -22,11 +22,14 @@ import pytest
 
 from tests.support.gateway import GatewayClient, events, wait_until
 from tests.support.proxy import FaultyProxy
+from trireme.restart import Backoff
 from trireme.stack import EmbeddedStack, isolated_settings
+from trireme.supervisor import Supervision
 
 pytestmark = pytest.mark.integration
 SOAK_S = float(os.environ.get("SOAK_S", "20"))
 ROUTING: dict[str, Any] = {"probe_timeout_s": 1.0, "hung_s": 2.0, "slow_start_s": 1.0}
+AT_ONCE = Supervision(backoff=Backoff(first=0.1, factor=1.0), probe_every=1.0)
 BACKENDS = "/admin/v1/backends"
 # Nothing has come from the engine for so long: whatever happens meanwhile can be tried elsewhere.
 PATIENT = {"first_delay_ms": 1500, "delay_ms": 5}
@@ -61,17 +64,18 @@ class Fleet:
 
     def stub(self, name: str) -> psutil.Process:
         """The process of the model `vllm`."""
-        server = psutil.Process(self.tritons[name].child("triton").pid)
-        found = [one for one in server.children(recursive=True) if "/vllm/" in " ".join(one.cmdline())]
+        server = self.tritons[name].child("triton").pid
+        assert server is not None, f"{name} does not run"
+        children = psutil.Process(server).children(recursive=True)
+        found = [one for one in children if "/vllm/" in " ".join(one.cmdline())]
         assert found, "the model vllm has no process"
         return found[0]
 
     def restart(self, name: str) -> None:
         """Without waiting until the supervisor finds that something is wrong."""
-        server = psutil.Process(self.tritons[name].child("triton").pid)
-        for process in (*server.children(recursive=True), server):
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
+        with suppress(AssertionError):  # the supervisor was faster
+            self.stub(name).kill()
+        self.tritons[name].kill("triton")
 
     def crowd(self, pool: ThreadPoolExecutor, number: int, script: dict[str, Any]) -> list[Future[httpx.Response]]:
         """So many requests at once, spread over the backends by what they ask."""
@@ -91,7 +95,8 @@ def limits(script: dict[str, Any]) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     def triton(name: str) -> EmbeddedStack:
-        return EmbeddedStack(isolated_settings(tmp_path_factory.mktemp(name), engine="scripted"), parts={"triton"})
+        settings = isolated_settings(tmp_path_factory.mktemp(name), engine="scripted")
+        return EmbeddedStack(settings, parts={"triton"}, supervision=AT_ONCE)
 
     with triton("a") as a, triton("b") as b, FaultyProxy("127.0.0.1", b.settings.ports.triton_http) as proxy:
         backends = [{"id": "a", "url": a.triton_url}, {"id": "b", "url": f"http://127.0.0.1:{proxy.port}"}]

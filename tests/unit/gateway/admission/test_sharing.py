@@ -8,8 +8,8 @@ from gateway.admission.scheduler import Scheduler
 from gateway.admission.settings import AdmissionSettings
 from gateway.admission.sharing import Served, Sharing, increments
 from gateway.telemetry.metrics import Metrics
-from gateway.telemetry.tasks import Tasks
 from gateway.valkey.connection import Valkey, ValkeySettings
+from gateway.valkey.wire import Wire
 
 
 class Board:
@@ -113,22 +113,20 @@ def test_increments_are_what_was_added_or_taken_back() -> None:
 
 
 async def test_gateways_meet_in_valkey_and_those_that_are_gone_are_forgotten(valkey_url: str) -> None:
-    tasks = Tasks()
     async with Redis.from_url(valkey_url) as redis:
         await redis.delete(KEY)
-        valkey = Valkey(redis, ValkeySettings(call_timeout_s=2.0), Metrics().valkey_degraded, tasks)
+        wire = Wire.to(valkey_url)
+        valkey = Valkey(wire, ValkeySettings(call_timeout_s=2.0), Metrics().valkey_degraded)
         counters = ValkeyCounters(valkey)
         await counters.publish("here", {"batch": {'tenant "é"': 12.5}})
         await redis.hset(KEY, "gone", '1000 {"batch":{}}')
         assert await counters.read() == {"here": {"batch": {'tenant "é"': 12.5}}}
         assert await redis.hkeys(KEY) == [b"here"]
-    await tasks.close(1)
+        wire.drop()
 
 
 async def test_while_valkey_is_away_nothing_is_read_and_nothing_fails() -> None:
-    tasks = Tasks()
-    async with Redis.from_url("redis://127.0.0.1:1/0") as redis:
-        counters = ValkeyCounters(Valkey(redis, ValkeySettings(), Metrics().valkey_degraded, tasks))
-        await counters.publish("here", {})
-        assert await counters.read() == {}
-    await tasks.close(1)
+    wire = Wire.to("redis://127.0.0.1:1/0")
+    counters = ValkeyCounters(Valkey(wire, ValkeySettings(), Metrics().valkey_degraded))
+    await counters.publish("here", {})
+    assert await counters.read() == {}

@@ -17,9 +17,10 @@ from gateway.cache.idempotency import Answer, Claim, Idempotency, IdempotencySet
 from gateway.cache.scripts import CLAIM
 from gateway.core.call import Caller
 from gateway.errors import IdempotencyMismatch, InProgress
-from gateway.telemetry.tasks import Tasks
 from gateway.valkey.connection import ScriptCall, Valkey, ValkeySettings
 from gateway.valkey.outbox import Outbox
+from gateway.valkey.wire import Wire
+from tests.unit.gateway.valkey.addresses import url_of
 
 ANSWER = Answer(200, "application/json", b'{"a":1}')
 REQUEST = fingerprint("/v1/chat/completions", b"{}")
@@ -51,7 +52,7 @@ class Gateway:
 
     def __init__(self, redis: Redis, **given: float) -> None:
         patient = ValkeySettings(call_timeout_s=5.0)
-        self.valkey = Listener(redis, patient, Gauge("degraded", "", registry=CollectorRegistry()), Tasks())
+        self.valkey = Listener(Wire.to(url_of(redis)), patient, Gauge("degraded", "", registry=CollectorRegistry()))
         self.outbox = Outbox(self.valkey)
         self.outcomes = Counter("outcomes", "", ("outcome",), registry=CollectorRegistry())
         self.repeats = Idempotency(self.valkey, self.outbox, IdempotencySettings(**given), self.outcomes)  # type: ignore[arg-type]

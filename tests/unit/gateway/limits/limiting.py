@@ -8,9 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
+from redis.asyncio import Redis
 
 from gateway.core.call import Call, Caller, Model
 from gateway.core.identity import Limits, Quotas
@@ -21,6 +19,7 @@ from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.tasks import Tasks
 from gateway.valkey.connection import Valkey, ValkeySettings
 from gateway.valkey.outbox import Outbox
+from gateway.valkey.wire import Wire
 
 MODEL = Model("tiny", "generate", 4096, 0)
 
@@ -109,17 +108,10 @@ async def limiting(
 
     `sending`: the outbox runs. `patience_s`: time-out of a call; a busy machine must not look like an outage.
     """
-    pool = BlockingConnectionPool.from_url(
-        url,
-        max_connections=32,
-        timeout=1.0,
-        socket_timeout=None,
-        socket_connect_timeout=1.0,
-        retry=Retry(NoBackoff(), 1),
-    )
-    async with Redis.from_pool(pool) as redis, Redis.from_url(direct or url) as seen:
+    async with Redis.from_url(direct or url) as seen:
+        wire = Wire.to(url)
         metrics, tasks, learned = Metrics(), Tasks(), list[tuple[str, str, int]]()
-        valkey = Valkey(redis, ValkeySettings(call_timeout_s=patience_s, retry_s=0.2), metrics.valkey_degraded, tasks)
+        valkey = Valkey(wire, ValkeySettings(call_timeout_s=patience_s, retry_s=0.2), metrics.valkey_degraded)
         outbox = Outbox(valkey)
         limiter = Limiter(
             valkey,
@@ -134,6 +126,7 @@ async def limiting(
             tasks.keep("send outbox", outbox.run)
         yield Limiting(seen, metrics, valkey, outbox, limiter, learned)
         await tasks.close(1.0)
+        wire.drop()
 
 
 async def eventually(condition: Callable[[], Any], what: str, seconds: float = 5.0) -> None:

@@ -8,6 +8,8 @@ from redis.asyncio import Redis
 
 from gateway.telemetry.tasks import Tasks
 from gateway.valkey.connection import Valkey, ValkeySettings
+from gateway.valkey.wire import Wire
+from tests.unit.gateway.valkey.addresses import url_of
 
 
 @pytest.fixture
@@ -23,6 +25,13 @@ async def tasks() -> AsyncIterator[Tasks]:
 
 
 @pytest.fixture
-def valkey(redis: Redis, degraded: Gauge, tasks: Tasks) -> Valkey:
+async def wire(redis: Redis) -> AsyncIterator[Wire]:
+    wire = Wire.to(url_of(redis))
+    yield wire
+    wire.drop()
+
+
+@pytest.fixture
+def valkey(wire: Wire, degraded: Gauge) -> Valkey:
     """Patient: a slow test machine is not what these tests are about."""
-    return Valkey(redis, ValkeySettings(call_timeout_s=2.0), degraded, tasks)
+    return Valkey(wire, ValkeySettings(call_timeout_s=2.0), degraded)

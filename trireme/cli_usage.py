@@ -5,28 +5,23 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Annotated
 
 import typer
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from rich.console import Console
 from rich.table import Table
 
 from gateway.accounting.settings import AccountingSettings
 from gateway.accounting.usage import MOST_DAYS, By, UsageReader, UsageRow, as_csv, decimal, today
-from gateway.errors import Unavailable
 from trireme.errors import TriremeError
-from trireme.settings import LOOPBACK, Settings, load_settings
+from trireme.keys import refusals, valkey
+from trireme.options import AsJson, Config
+from trireme.settings import Settings, load_settings
 
 _USUAL_DAYS = 30
-VALKEY_VARIABLE = "TRIREME_VALKEY_URL"
 CURRENCY_VARIABLE = "TRIREME_CURRENCY"
 
 
@@ -39,11 +34,9 @@ def usage(
     since: Day = None,
     until: Day = None,
     tenant: Annotated[str | None, typer.Option(help="Only this tenant's.", show_default=False)] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
+    as_json: AsJson = False,
     csv: Annotated[bool, typer.Option("--csv", help="For spreadsheets.")] = False,
-    config: Annotated[
-        Path | None, typer.Option(help="YAML file with settings that differ from deploy/embedded.yaml.")
-    ] = None,
+    config: Config = None,
 ) -> None:
     """Show what was used: requests, tokens and their price. The last 30 days, unless told otherwise."""
     if as_json and csv:
@@ -55,8 +48,9 @@ def usage(
         raise TriremeError(f"--since must be at most {MOST_DAYS - 1} days before --until.")
 
     async def read() -> list[UsageRow]:
-        async with _reader(settings) as reader:
-            return await reader.read(by, first, last, tenant)
+        with refusals():
+            async with valkey(settings) as redis:
+                return await UsageReader(redis).read(by, first, last, tenant)
 
     rows = asyncio.run(read())
     currency = currency_of(settings)
@@ -82,25 +76,6 @@ def currency_of(settings: Settings, environ: Mapping[str, str] = os.environ) -> 
     """The gateway's own setting."""
     section = settings.gateway.get("accounting") or {}
     return str(environ.get(CURRENCY_VARIABLE) or section.get("currency") or AccountingSettings().currency)
-
-
-@asynccontextmanager
-async def _reader(settings: Settings, environ: Mapping[str, str] = os.environ) -> AsyncIterator[UsageReader]:
-    """Of the stack's own Valkey, or of the one that the gateway's variable names. Raises: TriremeError."""
-    url = environ.get(VALKEY_VARIABLE) or f"redis://{LOOPBACK}:{settings.ports.valkey}/0"
-    async with Redis.from_url(url, retry=Retry(NoBackoff(), 0)) as redis:
-        try:
-            yield UsageReader(redis)
-        except Unavailable as error:
-            raise TriremeError(
-                f"The ledger cannot be read: Valkey does not answer at {_shown(url)}; is the stack running?"
-            ) from error
-
-
-def _shown(url: str) -> str:
-    """Without a password."""
-    scheme, _, rest = url.partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2]}"
 
 
 def _public(row: UsageRow, currency: str) -> dict[str, object]:

@@ -10,9 +10,9 @@ from typer.testing import CliRunner
 
 from trireme.claims import free_ports
 from trireme.cli import app
+from trireme.cli_usage import currency_of
 from trireme.errors import TriremeError
 from trireme.stack import isolated_settings
-from trireme.usage import currency_of
 
 FIELD = '["acme","key_1","tiny",{ok}]{name}'
 SUMS = {("true", "requests"): 3, ("false", "requests"): 1, ("true", "prompt"): 120, ("true", "price"): 1_500_000_000}
@@ -71,13 +71,12 @@ def test_a_question_that_makes_no_sense_is_a_sentence(arguments: tuple[str, ...]
         run(*arguments)
 
 
-def test_a_valkey_that_is_away_is_a_sentence_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_valkey_that_is_away_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     address = f"127.0.0.1:{free_ports(1)[0]}"
     monkeypatch.setenv("TRIREME_VALKEY_URL", f"redis://user:secret@{address}/0")
     with pytest.raises(TriremeError, match="does not answer") as raised:
         run()
     assert "secret" not in str(raised.value)
-    assert address in str(raised.value)
 
 
 def test_the_currency_is_the_gateways(tmp_path: Path) -> None:
