@@ -1,36 +1,87 @@
 """`python -m benchmarks`: every measurement that the documentation reports."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from benchmarks import engine, overhead
+from benchmarks import engine, identity, limits, overhead, preemption, rollouts, routing, scheduling
 
 app = typer.Typer(help=__doc__, no_args_is_help=False, add_completion=False)
 Write = Annotated[bool, typer.Option("--write", help="Record the result in docs/benchmarks.md.")]
+LiteLlm = Annotated[
+    Path | None,
+    typer.Option(help="A virtual environment with litellm[proxy]; made when left out.", show_default=False),
+]
 
 
 @app.command("engine")
 def run_engine(rounds: int = 5, write: Write = False) -> None:
     """Trireme's whole chain against vLLM's own API server (about 6 minutes)."""
-    if not engine.run(rounds, write=write):
-        raise typer.Exit(1)
+    _end(engine.run(rounds, write=write))
 
 
 @app.command("overhead")
 def run_overhead(requests: int = 1000, write: Write = False) -> None:
     """What the gateway adds to a request (about 2 minutes)."""
-    if not overhead.run(requests, write=write):
-        raise typer.Exit(1)
+    _end(overhead.run(requests, write=write))
+
+
+@app.command("identity")
+def run_identity(requests: int = identity.REQUESTS, litellm: LiteLlm = None, write: Write = False) -> None:
+    """Identity, limits and ledger, beside LiteLLM's proxy (about 5 minutes, and its installation)."""
+    _end(identity.run(requests, write=write, litellm=litellm))
+
+
+@app.command("limits")
+def run_limits(requests: int = 2000, write: Write = False) -> None:
+    """One reservation and its settlement (seconds)."""
+    _end(limits.run(requests, write=write))
+
+
+@app.command("scheduling")
+def run_scheduling(write: Write = False) -> None:
+    """Admission: its cost, and latency by class over load (about a minute)."""
+    _end(scheduling.run(write=write))
+
+
+@app.command("preemption")
+def run_preemption(rounds: int = 4, write: Write = False) -> None:
+    """Interactive requests while batch work fills the engine, against vLLM's own policy (about 20 minutes)."""
+    _end(preemption.run(rounds, write=write))
+
+
+@app.command("routing")
+def run_routing(write: Write = False) -> None:
+    """A routing decision, and what the strategies make of conversations (about a minute)."""
+    _end(routing.run(write=write))
+
+
+@app.command("rollouts")
+def run_rollouts(write: Write = False) -> None:
+    """How soon a worse version is rolled back, and how often a good one is (minutes)."""
+    _end(rollouts.run(write=write))
 
 
 @app.callback(invoke_without_command=True)
 def run_all(context: typer.Context) -> None:
-    """Without a command: everything."""
+    """Without a command: everything but the peers that would have to be installed."""
     if context.invoked_subcommand is None:
-        met = [overhead.run(1000, write=False), engine.run(5, write=False)]
-        if not all(met):
-            raise typer.Exit(1)
+        met = [
+            overhead.run(1000, write=False),
+            engine.run(5, write=False),
+            limits.run(2000, write=False),
+            scheduling.run(write=False),
+            routing.run(write=False),
+            rollouts.run(write=False),
+            preemption.run(4, write=False),
+        ]
+        _end(all(met))
+
+
+def _end(met: bool) -> None:
+    if not met:
+        raise typer.Exit(1)
 
 
 if __name__ == "__main__":

@@ -9,11 +9,10 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
 import aiohttp
 import psutil
-import typer
 import uvloop
 from redis.asyncio import Redis
 
@@ -37,6 +36,7 @@ QUOTAS: Final = {
     "cost_per_day": 1_000_000.0,
     "cost_per_month": 1_000_000.0,
 }
+REQUESTS: Final = 1280
 PRICES: Final = {"prompt_price": 0.1, "completion_price": 0.4}
 TRIREME_KEYS: Final[Keys] = {
     "no limits": {},
@@ -173,16 +173,3 @@ async def measure(client: Client, ways: list[Way], requests: int) -> Blocks:
         sys.stderr.write(f"round {number} of {ROUNDS}\n")
     return blocks
 
-
-def main(
-    requests: Annotated[int, typer.Option(help="Of each way at each level.")] = 1280,
-    write: Annotated[bool, typer.Option("--write", help="Record the result in docs/benchmarks.md.")] = False,
-    litellm: Annotated[Path | None, typer.Option(help="A virtual environment with LiteLLM; made if missing.")] = None,
-) -> None:
-    """What identity, limits and the ledger add, beside LiteLLM's proxy (about 4 minutes)."""
-    if not run(requests, write=write, litellm=litellm):
-        raise typer.Exit(1)
-
-
-if __name__ == "__main__":
-    typer.run(main)

@@ -64,7 +64,7 @@ from gateway.auth.store import KeyStore
 from gateway.auth.tenants import TenantStore
 from gateway.cache.idempotency import Idempotency
 from gateway.config import Settings, read_pepper
-from gateway.core.snapshot import BackendSpec, RoutingSnapshot
+from gateway.core.snapshot import RoutingSnapshot
 from gateway.errors import KeysUnavailable, ShuttingDown
 from gateway.limits.limiter import Limiter
 from gateway.pipeline import Pipeline
@@ -74,7 +74,7 @@ from gateway.routing.document import Document
 from gateway.routing.meters import Meters
 from gateway.routing.models import Models, read_models
 from gateway.routing.router import Router
-from gateway.routing.sources import SystemResolver, default_routes
+from gateway.routing.sources import SystemResolver, configured, default_routes
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.tasks import Tasks
 from gateway.tokens.cache import TokenCache
@@ -333,20 +333,11 @@ def _routing(app: web.Application) -> tuple[Router, Directory]:
     routing = settings.routing
     probe = TritonProbe(app[CLIENT], names, routing.probe_timeout_s, routing.generation_timeout_s)
     models = app[MODELS]
-    base = RoutingSnapshot(backends=_backends(settings), models=default_routes(models))
+    base = RoutingSnapshot(backends=configured(routing, settings.triton.url), models=default_routes(models))
     router = Router(base, routing, probe, meters)
     models.accept_aliases(router.name_of)
     document = Document(app[REDIS], settings.auth.valkey_timeout_s)
     return router, Directory(base, router, document, resolver=SystemResolver(), settings=routing, meters=meters)
-
-
-def _backends(settings: Settings) -> tuple[BackendSpec, ...]:
-    """Those of the settings: the one Triton server, unless others are named or looked up."""
-    if settings.routing.backends is not None:
-        return tuple(settings.routing.backends)
-    if settings.routing.dns_name is not None:
-        return ()
-    return (BackendSpec(id="triton", url=settings.triton.url),)
 
 
 def _texts(settings: Settings, metrics: Metrics) -> Texts:

@@ -228,12 +228,12 @@ class Member:
         silent = isinstance(error, BackendTimeout)
         if not silent:
             self._answered_at = self._clock()
-        if was_healthy and not self.health.healthy:
+        if self.health.healthy:
+            return
+        if was_healthy:
             self._on_lost(self.spec.id)
-            if not silent:
-                self._give_up_leases()
         quiet_s = self._clock() - max(self._answered_at, self._last_served() or 0.0)
-        if not self.health.healthy and quiet_s >= self._settings.hung_s:
+        if not silent or quiet_s >= self._settings.hung_s:
             self._give_up_leases()
 
     def _give_up_leases(self) -> None:

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from gateway.core.call import Model
 from gateway.core.snapshot import Arm, BackendSpec, ModelRoute, RoutingSnapshot
+from gateway.routing.settings import RoutingSettings
 
 _TRITON_MODEL = {"generate": "chat", "embed": "embed"}
 
@@ -33,6 +34,13 @@ def default_routes(models: Iterable[Model]) -> tuple[ModelRoute, ...]:
         ModelRoute(name=model.name, arms=(Arm(name="stable", triton_model=_TRITON_MODEL[model.task]),))
         for model in models
     )
+
+
+def configured(settings: RoutingSettings, triton_url: str) -> tuple[BackendSpec, ...]:
+    """Those of the settings: the one Triton server, unless others are named or looked up."""
+    if settings.backends is not None:
+        return tuple(settings.backends)
+    return () if settings.dns_name is not None else (BackendSpec(id="triton", url=triton_url),)
 
 
 def discovered(addresses: Iterable[str], port: int) -> tuple[BackendSpec, ...]:

@@ -20,7 +20,6 @@ from control_plane.rollouts.commands import Commands
 from control_plane.rollouts.routing import RoutingDocument
 from control_plane.rollouts.store import Store
 from control_plane.settings import ControlSettings
-from gateway.core.snapshot import Arm
 from tests.unit.control_plane.making import NEW, QUICK, rollout
 
 QUICKLY = {"every_s": 0.02, "lease_s": 2.0}
@@ -136,7 +135,3 @@ async def test_wrong_settings_and_a_taken_port_are_told_by_the_exit_code(valkey_
         taken = await started(TRIREME_VALKEY_URL=valkey_url, TRIREME_CONTROL_PORT=str(port))
         _, complaint = await taken.communicate()
     assert (taken.returncode, bool(re.search(rb"cannot start: .*address already in use", complaint))) == (1, True)
-
-
-def test_arms_are_those_of_routing() -> None:
-    assert isinstance(rollout().definition.canary, Arm)

@@ -1,4 +1,4 @@
-"""The three parts: what they are told, and how they are asked."""
+"""The parts of the stack: what they are told, and how they are asked."""
 
 import json
 import sys
@@ -36,6 +36,14 @@ def test_the_gateway_is_told_where_everything_is(settings: Settings) -> None:
     assert environment["TRIREME_MAX_MODEL_LEN"] == "4096"
     assert Path(environment["TRIREME_PEPPER_FILE"]).stat().st_mode & 0o777 == 0o600
     assert yaml.safe_load(Path(environment["TRIREME_CONFIG"]).read_text()) == {"admission": {"limit": 3}}
+
+
+def test_the_control_plane_is_told_where_valkey_is_and_stays_on_loopback(settings: Settings) -> None:
+    spec = parts.control_plane_part(settings)
+    assert spec.argv == (sys.executable, "-m", "control_plane")
+    assert spec.environment["TRIREME_VALKEY_URL"] == f"redis://127.0.0.1:{settings.ports.valkey}/0"
+    assert spec.environment["TRIREME_CONTROL_HOST"] == "127.0.0.1"
+    assert spec.environment["TRIREME_CONTROL_PORT"] == str(settings.ports.control)
 
 
 def test_valkey_writes_every_change_to_disk_and_stays_on_loopback(settings: Settings) -> None:

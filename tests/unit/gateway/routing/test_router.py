@@ -77,6 +77,18 @@ async def test_a_backend_that_says_it_is_dead_loses_its_leases_which_would_never
     waiting[begun.index("b")].cancel()
 
 
+async def test_after_a_lost_connection_the_others_are_given_up_when_a_probe_says_that_it_is_dead() -> None:
+    pool = Pool("a")
+    router = await pool.start()
+    with pytest.raises(BackendLost, match="died"):
+        async with router.lease(new_call()):
+            await fail(router, BackendLost("reset"))
+            await asyncio.sleep(0)
+            pool.probe.kill("a")
+            await router.examine()
+            await asyncio.Event().wait()
+
+
 async def test_a_silent_backend_keeps_its_leases_for_a_while_and_not_for_ever() -> None:
     pool = Pool("a", failures=1, hung_s=10)
     router = await pool.start()

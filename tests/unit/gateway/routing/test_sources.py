@@ -10,7 +10,8 @@ from gateway.core.snapshot import Arm, BackendSpec, ModelRoute, RoutingSnapshot
 from gateway.errors import Conflict, InvalidRequest, NotFound, Unavailable
 from gateway.routing.directory import Directory
 from gateway.routing.document import CHANGED, KEY, Document
-from gateway.routing.sources import SystemResolver, default_routes, discovered, merge
+from gateway.routing.settings import RoutingSettings
+from gateway.routing.sources import SystemResolver, configured, default_routes, discovered, merge
 from gateway.telemetry.tasks import Tasks
 from tests.unit.gateway.routing.fakes import Pool
 from tests.unit.gateway.waiting import until
@@ -63,6 +64,13 @@ def world(redis: Redis) -> World:
 def test_models_are_served_by_the_triton_model_of_their_task() -> None:
     routes = default_routes([Model("chatty", "generate", 9, 0), Model("vec", "embed", 9, 0, 4)])
     assert [(route.name, route.arms[0].triton_model) for route in routes] == [("chatty", "chat"), ("vec", "embed")]
+
+
+def test_the_one_triton_server_is_the_backend_unless_others_are_named_or_looked_up() -> None:
+    (only,) = configured(RoutingSettings(), "http://t:8000")
+    assert (only.id, only.url) == ("triton", "http://t:8000")
+    assert configured(RoutingSettings(backends=[A, B], dns_name="engines"), "http://t") == (A, B)
+    assert configured(RoutingSettings(dns_name="engines"), "http://t") == ()
 
 
 def test_what_comes_later_replaces_what_has_the_same_id_or_name() -> None:
