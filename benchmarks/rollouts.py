@@ -24,6 +24,14 @@ EARLY: Final = 10
 FOUND: Final = 0.95
 WRONG: Final = 0.02
 LONGEST_S: Final = 7 * 86400.0
+HEADER: Final = (
+    "the canary",
+    "promoted",
+    "rolled back",
+    f"below {EARLY} %",
+    "hours, median",
+    "canary's requests, median",
+)
 
 
 @dataclass(frozen=True)
@@ -80,25 +88,34 @@ def run(*, write: bool) -> bool:
         row, good = _judged(world, ended)
         rows.append(row)
         met = met and good
-    world, rules = WORLDS[1], Rules()
     text = (
-        f"`python -m benchmarks rollouts` · simulated, {ROLLOUTS} rollouts a line\n\n"
-        f"{world.rate:.0f} requests a second for the model, each independent of the others; steps {rules.steps} %, each with at "
-        f"least {rules.min_samples} requests of the canary and {rules.min_step_s / 60:.0f} minutes. Latencies are lognormal: "
-        f"median {world.first_token_ms:.0f} ms to the first token with a spread of the logarithm of {world.first_token_spread:g}, "
-        f"{world.per_token_ms:.0f} ms between tokens with {world.per_token_spread:g}. Goals: at least {FOUND:.0%} of worse versions "
-        f"rolled back below {EARLY} % of the traffic, at most {WRONG:.0%} of equal ones rolled back at all: "
-        f"{'met' if met else 'not met'}.\n\n"
-        + table(
-            ["the canary", "promoted", "rolled back", f"below {EARLY} %", "hours, median", "canary's requests, median"],
-            rows,
-        )
-        + "\n"
+        f"`python -m benchmarks rollouts` · simulated, {ROLLOUTS} rollouts a line\n\n{_assumed()}\n\n{_goals(met)}\n\n"
     )
+    text += table(HEADER, rows) + "\n"
     sys.stdout.write(text)
     if write:
         write_section("rollouts", text)
     return met
+
+
+def _assumed() -> str:
+    world, rules = World(""), Rules()
+    steps = ", ".join(map(str, rules.steps))
+    return (
+        f"{world.rate:.0f} requests a second for the model, each independent of the others; steps {steps} %, each "
+        f"with at least {rules.min_samples} requests of the canary and {rules.min_step_s / 60:.0f} minutes. Where a "
+        f"line does not say otherwise: {world.errors:.0%} of errors; lognormal latencies, median "
+        f"{world.first_token_ms:.0f} ms to the first token with a spread of the logarithm of "
+        f"{world.first_token_spread:g}, and {world.per_token_ms:.0f} ms between tokens with "
+        f"{world.per_token_spread:g}."
+    )
+
+
+def _goals(met: bool) -> str:
+    return (
+        f"Goals: at least {FOUND:.0%} of worse versions rolled back below {EARLY} % of the traffic, at most "
+        f"{WRONG:.0%} of equal ones rolled back at all: {'met' if met else 'not met'}."
+    )
 
 
 def play(world: World, dice: np.random.Generator, rules: Rules | None = None) -> Rollout:

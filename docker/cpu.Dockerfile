@@ -17,6 +17,7 @@ WORKDIR /opt/trireme
 COPY pyproject.toml requirements.lock README.md ./
 COPY deploy/embedded.yaml deploy/embedded.yaml
 COPY trireme trireme
+COPY control_plane control_plane
 COPY gateway gateway
 COPY python_backends python_backends
 COPY model_repository model_repository

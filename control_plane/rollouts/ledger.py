@@ -17,13 +17,18 @@ _COUNTED = frozenset({"ok", "failed"})
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True):
-    """The members of a ledger's entry that matter here. `arm`: None for what never got as far as a backend."""
+    """The members of a ledger's entry that matter here.
+
+    `arm`: which got it first, None for what never got as far as a backend. `retries`: attempts that failed before the
+    one that the client saw the end of.
+    """
 
     at: int
     outcome: str
     ms: float = 0.0
     model: str | None = None
     arm: str | None = None
+    retries: int = 0
     replayed: bool = False
     completion_tokens: int = 0
     ttft_ms: float | None = None
@@ -63,7 +68,8 @@ def read_entry(text: bytes) -> Sample | None:
         return None
     if line.model is None or line.arm is None or line.replayed or line.outcome not in _COUNTED:
         return None
-    failed = line.outcome == "failed"
+    # A failure that another backend made good is one all the same: at 100 % there may be no other.
+    failed = line.outcome == "failed" or line.retries > 0
     return Sample(
         model=line.model,
         arm=line.arm,

@@ -32,6 +32,8 @@ def _line(call: Call, outcome: Outcome, seconds: float) -> dict[str, Any]:
         usage = call.usage
         line["tokens"] = {"prompt": usage.prompt, "cached": usage.cached, "completion": usage.completion}
         line["price"] = call.price / 1e9
+    if call.priority_class:
+        line |= {"priority": call.priority_class, "queue_position": call.queue_position}
     if call.replayed:
         line["replayed"] = True
     line["stages_ms"] = {stage: round(milliseconds, 3) for stage, milliseconds in call.stages.items()}

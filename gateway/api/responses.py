@@ -1,6 +1,7 @@
 """Whole answers and the headers that every answer has."""
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -16,10 +17,16 @@ _ENCODER = msgspec.json.Encoder()
 def standard_headers(call: Call) -> dict[str, str]:
     headers = {"x-request-id": call.id, "server": "trireme"}
     if call.stages:
-        headers["server-timing"] = ", ".join(f"{stage};dur={ms:.3f}" for stage, ms in call.stages.items())
+        headers["server-timing"] = ", ".join(_timings(call))
     if call.model_version is not None:
         headers["x-model-version"] = call.model_version
     return headers | call.headers
+
+
+def _timings(call: Call) -> Iterator[str]:
+    for stage, ms in call.stages.items():
+        place = f';desc="place {call.queue_position}"' if stage == "admission" and call.queue_position else ""
+        yield f"{stage}{place};dur={ms:.3f}"
 
 
 def json_response(call: Call, body: Any, status: int = 200) -> web.Response:

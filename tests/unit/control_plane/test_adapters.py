@@ -129,7 +129,7 @@ def read(**changed: object) -> object:
 
 
 def test_an_entry_says_how_quick_the_arm_was() -> None:
-    """100 ms to the first token, of them 40 ms in the queue; 100 ms for 10 more tokens; arrived 0.2 s before the end."""
+    """100 ms to the first token, of them 40 in the queue; 100 ms for 10 more; arrived 0.2 s before the end."""
     assert read() == ledger.Sample(
         model="boats", arm="new", began=1999.8, failed=False, first_token_ms=60.0, per_token_ms=10.0
     )
@@ -145,6 +145,12 @@ def test_what_says_nothing_of_an_arm_is_left_out(changed: dict[str, object]) -> 
     if changed.get("arm", "") is None:
         del line["arm"]
     assert read_entry(json.dumps(line).encode()) is None
+
+
+def test_a_failure_that_another_backend_made_good_is_one_of_the_arm_that_had_it_first() -> None:
+    sample = read_entry(json.dumps(entry(retries=1)).encode())
+    assert sample is not None
+    assert (sample.arm, sample.failed) == ("new", True)
 
 
 def test_latencies_that_are_not_there_are_not_made_up() -> None:

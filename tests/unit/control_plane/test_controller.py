@@ -9,7 +9,7 @@ from redis.exceptions import RedisError
 from control_plane.errors import Raced
 from control_plane.lease import LEASE, Lease
 from control_plane.metrics import Meters
-from control_plane.rollouts import routing, state
+from control_plane.rollouts import routing
 from control_plane.rollouts.commands import Commands
 from control_plane.rollouts.controller import Controller
 from control_plane.rollouts.ledger import Ledger
@@ -201,7 +201,7 @@ async def test_only_one_of_two_acts_and_the_other_takes_over(stage: Stage) -> No
 
 async def test_who_loses_the_lease_in_the_middle_of_a_round_decides_nothing(stage: Stage) -> None:
     class Stolen(Ledger):
-        async def read(self, position: str):  # type: ignore[no-untyped-def] # noqa: ANN202
+        async def read(self, position: str):  # type: ignore[no-untyped-def]
             await stage.redis.set(LEASE, "thief")
             return await super().read(position)
 
@@ -218,7 +218,7 @@ async def test_a_command_in_between_wins(stage: Stage) -> None:
     """The record changed while it was being decided: the next round looks at it anew."""
 
     class Late(Ledger):
-        async def read(self, position: str):  # type: ignore[no-untyped-def] # noqa: ANN202
+        async def read(self, position: str):  # type: ignore[no-untyped-def]
             await abort()
             return await super().read(position)
 
@@ -271,4 +271,3 @@ async def test_the_metrics_say_what_is_going_on(stage: Stage) -> None:
     await controller.round()
     assert read("trireme_rollouts", status="aborted") == 1
     assert read("trireme_rollout_share", model="boats") is None
-    assert state.OPEN == {"running", "paused"}

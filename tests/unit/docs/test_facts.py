@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import msgspec
 import pytest
 
+from control_plane.settings import reference as control_reference
 from gateway.accounting.identities import Identities
 from gateway.api.endpoints import ANY_KEY, Endpoint, endpoints
 from gateway.config import reference
@@ -109,6 +110,7 @@ def test_every_error_code_is_documented() -> None:
 
 def test_every_setting_that_a_page_names_exists() -> None:
     known = variables(reference()) | set(ENVIRONMENT) | variables(model_settings.__doc__ or "")
+    known |= {variable for variable, *_ in control_reference()}
     for one in pages():
         assert variables(one.text) - known == set(), str(one)
 

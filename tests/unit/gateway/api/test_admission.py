@@ -71,3 +71,16 @@ async def test_a_gateway_counts_what_another_one_served(start: StartGateway) -> 
 def counter(gateway: Gateway) -> float:
     account = gateway.app[GATE].scheduler.lines["standard"].counters.find("acme")
     return account.counter if account else 0.0
+
+
+async def test_an_answer_that_waited_tells_its_place(start: StartGateway, triton: FakeTriton) -> None:
+    triton.script = Script(hang_at=0)
+    async with start(TRIREME_MAX_RUNNING="1") as gateway:
+        first = asyncio.create_task(gateway.ask(CHAT, BODY))
+        await triton.hanging.wait()
+        second = asyncio.create_task(gateway.client.post(CHAT, json=BODY))
+        await until(lambda: gateway.app[GATE].queued == 1)
+        triton.script = Script()
+        first.cancel()
+        async with await second as response:
+            assert 'admission;desc="place 1";dur=' in response.headers["server-timing"]
