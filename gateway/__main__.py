@@ -6,8 +6,8 @@ import sys
 
 import uvloop
 
-from gateway.app import serve
 from gateway.config import ConfigError, load
+from gateway.server import serve
 from gateway.telemetry.logs import LogSettings, configure_logging
 
 log = logging.getLogger("gateway")

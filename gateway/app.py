@@ -1,8 +1,6 @@
 """The composition root: builds every object once, and owns every lifetime."""
 
-import asyncio
 import logging
-import signal
 import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -65,7 +63,7 @@ from gateway.auth.tenants import TenantStore
 from gateway.cache.idempotency import Idempotency
 from gateway.config import Settings, read_pepper
 from gateway.core.snapshot import RoutingSnapshot
-from gateway.errors import KeysUnavailable, ShuttingDown
+from gateway.errors import KeysUnavailable
 from gateway.limits.limiter import Limiter
 from gateway.pipeline import Pipeline
 from gateway.routing.attempts import Attempts
@@ -105,7 +103,6 @@ SPOOL = web.AppKey("SPOOL", Spool)
 PRICES = web.AppKey("PRICES", Prices)
 TOKEN_CHECKER = web.AppKey("TOKEN_CHECKER", TokenChecker)
 
-KEEP_ALIVE_S = 75.0
 MAX_KEY_SET_BYTES = 1_000_000
 # Between the end of draining and the end of the process: clients read their last error, aborts reach the engine.
 FAREWELL_S = 1.0
@@ -289,8 +286,8 @@ async def _limits(app: web.Application) -> AsyncIterator[None]:
 
 async def _stages(app: web.Application) -> AsyncIterator[None]:
     settings, metrics, client = app[SETTINGS], app[METRICS], app[CLIENT]
-    app[GATE] = Gate(settings.admission, metrics)
     app[ROUTER], app[DIRECTORY] = _routing(app)
+    app[GATE] = Gate(settings.admission, metrics, strain=lambda: app[ROUTER].overload)
     routing = Attempts(app[ROUTER], settings.routing, metrics.retries)
     aborts = Aborts(client, app[TASKS], settings.triton, metrics.aborts)
     limiter = app[LIMITER]
@@ -353,40 +350,3 @@ def _texts(settings: Settings, metrics: Metrics) -> Texts:
 
 def _forget(_: str) -> None:
     """What every tokenizer remembers where no cache is wanted."""
-
-
-async def serve(settings: Settings) -> None:
-    """Until SIGTERM or SIGINT; then drains. Raises OSError when the address cannot be used."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for name in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(name, stop.set)
-    runner = make_runner(make_app(settings))
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, settings.http.host, settings.http.port).start()
-        log.info("listening on %s", ", ".join(f"http://{host}:{port}" for host, port, *_ in runner.addresses))
-        await stop.wait()
-        await drain(runner.app, settings.http.drain_s)
-    finally:
-        await runner.cleanup()
-    log.info("stopped")
-
-
-def make_runner(app: web.Application) -> web.AppRunner:
-    """Handlers are cancelled when their client leaves; aiohttp does that only when told to."""
-    return web.AppRunner(
-        app, handler_cancellation=True, shutdown_timeout=FAREWELL_S / 2, keepalive_timeout=KEEP_ALIVE_S, access_log=None
-    )
-
-
-async def drain(app: web.Application, seconds: float) -> None:
-    """New requests get 503 from now on; those that run have `seconds`, and are ended then."""
-    gate = app[GATE]
-    gate.close()
-    log.info("shutting down: running requests have %g s", seconds)
-    try:
-        async with asyncio.timeout(seconds):
-            await gate.drained()
-    except TimeoutError:
-        gate.end_all(ShuttingDown("the server is shutting down: try again", retry_after=1.0))

@@ -1,7 +1,7 @@
 """What a backend is asked to do, and the pieces in which it answers."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -27,6 +27,11 @@ class Backend:
         return f"/v2/models/{self.triton_model}{version}/{action}"
 
 
+_FULL_CACHE: Final = 0.9
+_FEW_WAITING: Final = 5
+_OVERLOAD: Final = 4
+
+
 class EngineLoad(msgspec.Struct, frozen=True):
     """What an engine says of itself. `kv_tokens`: what its cache holds, `kv_usage`: the share of it that is in use."""
 
@@ -37,8 +42,15 @@ class EngineLoad(msgspec.Struct, frozen=True):
 
     @property
     def saturation(self) -> float:
-        """0: idle, 1: its cache is full, or as many wait as run."""
-        return min(1.0, max(self.kv_usage, self.waiting / max(1, self.running)))
+        """0: idle, 1: its cache is nearly full, or as many wait as run (a few may always do)."""
+        return min(1.0, max(self.kv_usage / _FULL_CACHE, self.waiting / max(_FEW_WAITING, self.running)))
+
+    @property
+    def overload(self) -> float:
+        """0 to 1. An engine that is merely full, with its next batch at hand, has none: so many wait that others than
+        this gateway must have sent them.
+        """
+        return min(1.0, self.waiting / (_OVERLOAD * max(_FEW_WAITING, self.running)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -120,10 +120,9 @@ class Router:
         return self._table.aliases.get(model, model)
 
     @property
-    def strain(self) -> float:
-        """What the engine of the least strained backend says, 0 to 1: its own queue and cache, apart from our books."""
-        loads = [member.strain for member in self if member.alive]
-        return min(loads, default=0.0)
+    def overload(self) -> float:
+        """Of the engine that has least of it, 0 to 1: queues inside engines, which are not in our books."""
+        return min((member.load.overload for member in self if member.alive and member.load is not None), default=0.0)
 
     def watch(self, tasks: Tasks) -> None:
         """From now on, every backend there is or will be."""

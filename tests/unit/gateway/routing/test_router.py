@@ -315,15 +315,30 @@ async def test_saturation_is_that_of_the_least_loaded_backend_that_takes_calls()
 
 async def test_what_an_engine_says_of_itself_counts_and_silence_counts_as_full() -> None:
     pool = Pool("a")
-    pool.probe.loads["a"] = EngineLoad(running=4, waiting=1, kv_usage=0.5, kv_tokens=1000)
+    pool.probe.loads["a"] = EngineLoad(running=4, waiting=1, kv_usage=0.45, kv_tokens=1000)
     router = await pool.start()
     (a,) = router
-    assert (router.saturation, router.strain, a.capacity) == (0.5, 0.5, 1000)
-    pool.probe.loads["a"] = EngineLoad(running=4, waiting=3)
+    assert (router.saturation, a.capacity) == (0.5, 1000)
+    pool.probe.loads["a"] = EngineLoad(running=8, waiting=6)
     await router.examine()
-    assert router.strain == 0.75
+    assert router.saturation == 0.75
     pool.clock.now += 60
     assert router.saturation == 1
+
+
+async def test_an_engine_is_overloaded_only_by_what_others_send() -> None:
+    """So many wait inside it that no admission of ours would have let them in; silence tells nothing of that."""
+    pool = Pool("a")
+    router = await pool.start()
+    for load, overload in [
+        (EngineLoad(), 0.0),
+        (EngineLoad(running=1, waiting=1), 0.05),
+        (EngineLoad(running=32, waiting=32, kv_usage=1.0), 0.25),
+        (EngineLoad(running=32, waiting=128), 1.0),
+    ]:
+        pool.probe.loads["a"] = load
+        await router.examine()
+        assert router.overload == overload
 
 
 async def test_administrators_are_told_which_backend_answered() -> None:
