@@ -16,6 +16,7 @@ ROUTES: Final = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/embed
 class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """`at`: its end, Unix milliseconds. `cached_tokens` are part of `prompt_tokens`. `price`: 10⁻⁹ of the currency.
 
+    `arm`: of the model, the one that got it first. `retries`: attempts that failed and were made again.
     `replayed`: the answer was one from before (`Idempotency-Key`), and nothing was used.
     `ms` and `ttft_ms` count from the request's arrival; `stages_ms` are the names of `server-timing`.
     """
@@ -32,6 +33,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     model: str | None = None
     model_version: str | None = None
     backend: str | None = None
+    arm: str | None = None
+    retries: int = 0
     stream: bool = False
     replayed: bool = False
     priority: str | None = None
@@ -75,6 +78,8 @@ def entry_of(call: Call, outcome: Outcome, seconds: float) -> Entry | None:
         model=call.model.name if call.model else None,
         model_version=call.model_version,
         backend=call.backend,
+        arm=call.arm,
+        retries=call.retries,
         stream=call.stream,
         replayed=call.replayed,
         priority=call.priority_class,

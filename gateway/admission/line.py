@@ -55,7 +55,7 @@ class _Tenant:
 
 
 class Line:
-    """The waiting requests of one class.
+    """The waiting requests of one class; and how many of its requests, and their tokens, run (the scheduler counts).
 
     Tenants take turns by their virtual token counters. Within a tenant the earliest deadline goes first, then who came
     first; but nobody is passed by requests that came more than `ageing_s` later: the key is the earlier of the deadline
@@ -66,6 +66,8 @@ class Line:
         self.terms = terms
         self.counters = counters
         self.tokens = 0
+        self.running = 0
+        self.running_tokens = 0
         self._tickets: OrderedDict[Ticket, None] = OrderedDict()
         self._tenants: dict[str, _Tenant] = {}
         self._by_size: Heap[Ticket] = Heap(_has_left)

@@ -12,6 +12,10 @@ used; but altogether at most `overtake_tokens` of them, and neither may their cl
 tenant of the same class get that far ahead of the reserved one's. After that all wait until it fits. So a large request
 waits for those who run at most, and the shares of classes and tenants keep their bounds.
 
+**Ceilings.** The engine prefers urgent requests, and pauses others for them, but only once they are there. So a class
+and those less urgent than it may together hold only its ceiling's part of the capacity, requests and tokens alike: a
+flood of batch work never takes the last places. A class at its ceiling waits, and holds up nobody else meanwhile.
+
 **Saturation, pressure, shedding.** Saturation is work in flight over capacity: at 1 the next request waits, which is
 what the queue is for, so nothing is shed for it. Shedding goes by *pressure*, which says that the queues do not
 suffice: for a class, the fill of the fullest queue of a *more urgent* class, or the strain of the backends that the
@@ -20,7 +24,8 @@ port `strain` reports, whichever is more. A class is never shed for its own queu
 cache that is nearly full), and not of a backend that is merely busy; without it, queues alone decide.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from itertools import takewhile
 
 from gateway.admission.drr import DeficitRoundRobin
 from gateway.admission.line import Line, Ticket
@@ -98,7 +103,7 @@ class Scheduler:
         ticket.arrived = now
         self._arrivals += 1
         ticket.number = self._arrivals
-        if not self.queued and self._fits(ticket):
+        if not self.queued and self._open(ticket.priority_class) and self._fits(ticket):
             ticket.account = line.counters.pass_by(ticket.tenant, ticket.weight)
             self._start(ticket, now)
         else:
@@ -110,16 +115,9 @@ class Scheduler:
         """Those who start now, in this order."""
         started: list[Ticket] = []
         while self.queued and self.running < self._settings.max_running:
-            if self._reserved is None:
-                self._reserved = self._next()
-                self._overtaken = 0
-            ticket = self._reserved if self._fits(self._reserved) else self._overtaker(self._reserved)
+            ticket = self._starter()
             if ticket is None:
                 break
-            if ticket is self._reserved:
-                self._reserved = None
-            else:
-                self._overtaken += ticket.cost
             self._drr.spend(ticket.priority_class, ticket.cost)
             self._unqueue(ticket, now)
             self._start(ticket, now)
@@ -132,11 +130,12 @@ class Scheduler:
         self.running -= 1
         self.running_tokens -= ticket.cost
         self._pace.ended(ticket.cost, now)
-        account = ticket.account
+        line, account = self.lines[ticket.priority_class], ticket.account
+        line.running -= 1
+        line.running_tokens -= ticket.cost
         if account is not None:
             account.running -= 1
-            used = self._service(prompt, answer)
-            self.lines[ticket.priority_class].counters.charge(account, used - ticket.charged)
+            line.counters.charge(account, self._service(prompt, answer) - ticket.charged)
 
     def cancel(self, ticket: Ticket, now: float) -> None:
         """Nobody waits for it any more; also for one that runs and has done nothing."""
@@ -211,15 +210,43 @@ class Scheduler:
                 retry_after=self.retry_after(line),
             )
 
-    def _next(self) -> Ticket:
-        heads = {name: head for name, line in self.lines.items() if (head := line.head()) is not None}
-        return heads[self._drr.pick({name: max(1, head.cost) for name, head in heads.items()})]
+    def _starter(self) -> Ticket | None:
+        """Who starts now: whose turn it is, if it fits, else one that may pass it."""
+        if self._reserved is None:
+            self._reserved, self._overtaken = self._next(self.lines), 0
+        reserved = self._reserved
+        if reserved is None:
+            return None
+        if self._open(reserved.priority_class):
+            if self._fits(reserved):
+                return reserved
+        else:  # its class is at its ceiling, which does not concern the more urgent ones
+            urgent = self._next(takewhile(reserved.priority_class.__ne__, self.lines))
+            if urgent is not None and self._fits(urgent):
+                return urgent
+        return self._overtaker(reserved)
+
+    def _next(self, names: Iterable[PriorityClass]) -> Ticket | None:
+        heads = {name: head for name in names if self._open(name) and (head := self.lines[name].head()) is not None}
+        return heads[self._drr.pick({name: max(1, head.cost) for name, head in heads.items()})] if heads else None
+
+    def _open(self, name: PriorityClass) -> bool:
+        """Whether the class, and those less urgent, hold less than its ceiling."""
+        ceiling = self.lines[name].terms.ceiling
+        requests = tokens = 0
+        for other in reversed(self.lines):
+            requests += self.lines[other].running
+            tokens += self.lines[other].running_tokens
+            if other == name:
+                break
+        return requests < ceiling * self._settings.max_running and tokens < ceiling * self.token_limit
 
     def _overtaker(self, reserved: Ticket) -> Ticket | None:
         """The most urgent class's smallest request, if it fits and may start before the reserved one."""
-        for line in self.lines.values():
-            smallest = line.smallest()
+        for name, line in self.lines.items():
+            smallest = line.smallest() if self._open(name) else None
             if smallest is not None and self._fits(smallest) and self._may_overtake(smallest, reserved):
+                self._overtaken += smallest.cost
                 return smallest
         return None
 
@@ -245,10 +272,13 @@ class Scheduler:
         ticket.started = now
         self.running += 1
         self.running_tokens += ticket.cost
+        line = self.lines[ticket.priority_class]
+        line.running += 1
+        line.running_tokens += ticket.cost
         if ticket.account is not None:
             ticket.account.running += 1
             ticket.charged = self._prediction(ticket)
-            self.lines[ticket.priority_class].counters.charge(ticket.account, ticket.charged)
+            line.counters.charge(ticket.account, ticket.charged)
 
     def _unqueue(self, ticket: Ticket, now: float) -> None:
         line = self.lines[ticket.priority_class]

@@ -12,17 +12,19 @@ from gateway.core.settings import Setting
 AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
 NotNegative = Annotated[int, msgspec.Meta(ge=0)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
+Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
 LimitName = Literal["fixed", "adaptive"]
 
 
 @dataclass(frozen=True, slots=True)
 class ClassTerms:
-    """What one class is promised. Seconds; `shed_at`: a pressure, see gateway.admission.scheduler."""
+    """What one class is promised, in seconds. `shed_at` (a pressure), `ceiling`: see gateway.admission.scheduler."""
 
     weight: float
     timeout_s: float
     ageing_s: float
     shed_at: float
+    ceiling: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +87,17 @@ class AdmissionSettings:
     batch_shed_at: Annotated[
         Positive, Setting("Pressure from which on batch requests get 503 at once.", env="BATCH_SHED_AT")
     ] = 0.8
+    standard_ceiling: Annotated[
+        Share,
+        Setting("Part of the capacity that standard and batch requests may hold together.", env="STANDARD_CEILING"),
+    ] = 0.95
+    batch_ceiling: Annotated[
+        Share,
+        Setting(
+            "Part of the capacity that batch requests may hold: the rest is there for those whom the engine prefers.",
+            env="BATCH_CEILING",
+        ),
+    ] = 0.8
     quantum_tokens: Annotated[
         AtLeastOne,
         Setting("Tokens that a class gets in each round, times its weight.", env="QUANTUM_TOKENS", unit="tokens"),
@@ -132,7 +145,13 @@ class AdmissionSettings:
                 self.interactive_weight, self.interactive_timeout_s, self.interactive_ageing_s, self.interactive_shed_at
             ),
             "standard": ClassTerms(
-                self.standard_weight, self.standard_timeout_s, self.standard_ageing_s, self.standard_shed_at
+                self.standard_weight,
+                self.standard_timeout_s,
+                self.standard_ageing_s,
+                self.standard_shed_at,
+                self.standard_ceiling,
             ),
-            "batch": ClassTerms(self.batch_weight, self.batch_timeout_s, self.batch_ageing_s, self.batch_shed_at),
+            "batch": ClassTerms(
+                self.batch_weight, self.batch_timeout_s, self.batch_ageing_s, self.batch_shed_at, self.batch_ceiling
+            ),
         }

@@ -68,8 +68,9 @@ class Call:
     `prompt_cost` for its prompts. `answers`: how many texts are to be generated. `priority_class`: None until admission
     unless the client named one. `queue_position`: place in the queue of its class when it came, 0 if it did not wait.
     `stages`: milliseconds of each stage that has ended. `headers`: what stages add to the response. `session`: calls
-    of the same one should share a backend. `prompt_ids`: of the first prompt. `backend`: who answered. `price`: of what
-    was used, in 10⁻⁹ of the currency.
+    of the same one should share a backend. `prompt_ids`: of the first prompt. `backend`: who answered. `arm`: of the
+    model, the one that got it first. `retries`: attempts that failed and were made again. `price`: of what was used, in
+    10⁻⁹ of the currency.
     """
 
     id: str
@@ -99,6 +100,8 @@ class Call:
     session: str | None = None
     prompt_ids: Sequence[int] = ()
     backend: str | None = None
+    arm: str | None = None
+    retries: int = 0
     price: int = 0
     replayed: bool = False
     closed: bool = False

@@ -106,7 +106,7 @@ class Router:
         when it dies in the meantime.
         """
         member, arm = self._choose(call, tried)
-        call.backend = member.spec.id
+        call.backend, call.arm = member.spec.id, call.arm or arm.name
         if call.caller is not None and "admin" in call.caller.scopes:
             call.headers["x-backend"] = member.spec.id
         try:
@@ -136,7 +136,7 @@ class Router:
     def _choose(self, call: Call, tried: Collection[str]) -> tuple[Member, Arm]:
         model = call.model.name if call.model is not None else ""
         arms = self._table.arms.get(model, ())
-        for arm in arms_for(model, arms, _owner(call)) if arms else ():
+        for arm in arms_for(model, arms, _sticky(call)) if arms else ():
             pool = self._table.pools[model, arm.group]
             found = self._available(pool, tried)
             if found:
@@ -227,3 +227,8 @@ def _owner(call: Call) -> str:
     """Whose call it is: a session of a tenant, the tenant, or nobody's but its own."""
     tenant = call.caller.tenant if call.caller is not None else call.uid
     return tenant if call.session is None else f"{tenant}\0{call.session}"
+
+
+def _sticky(call: Call) -> str:
+    """Who keeps an arm: a session. Calls without one are divided one by one, or the arms would differ as tenants do."""
+    return call.uid if call.session is None else _owner(call)

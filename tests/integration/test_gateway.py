@@ -55,7 +55,7 @@ def test_a_stream_ends_with_done_and_every_header_is_there(gateway: GatewayClien
     assert response.headers["x-request-id"] == "my-own.id"
     assert response.headers["x-model-version"] == "1"
     stages = [stage.partition(";")[0] for stage in response.headers["server-timing"].split(", ")]
-    assert stages[:5] == ["auth", "parse", "tokens", "admission", "routing"]
+    assert stages[:6] == ["auth", "parse", "tokens", "limits", "admission", "routing"]
 
 
 def test_the_default_limit_is_the_room_left_in_the_context(gateway: GatewayClient, stack: EmbeddedStack) -> None:

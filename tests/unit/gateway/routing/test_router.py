@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import Counter
+from dataclasses import replace
 from contextlib import suppress
 
 import pytest
@@ -230,7 +231,7 @@ async def test_arms_share_callers_by_weight_and_stand_in_for_each_other() -> Non
     router = await pool.start()
     found = Counter()
     for number in range(200):
-        call = new_call(tenant=f"t{number}")
+        call = new_call(session=f"s{number}")
         async with router.lease(call) as backend:
             found[backend.name] += 1
         if backend.name == "n":
@@ -240,7 +241,28 @@ async def test_arms_share_callers_by_weight_and_stand_in_for_each_other() -> Non
     pool.probe.kill("n")
     for _ in range(2):
         await router.examine()
-    assert {await where(router, new_call(tenant=f"t{number}")) for number in range(40)} == {"a"}
+    assert {await where(router, new_call(session=f"s{number}")) for number in range(40)} == {"a"}
+
+
+async def test_a_session_keeps_its_arm_and_calls_without_one_are_divided_one_by_one() -> None:
+    arms = (Arm(name="stable"), Arm(name="canary", group="new"))
+    pool = Pool("a", BackendSpec(id="n", url="http://n", group="new"), arms=arms)
+    router = await pool.start()
+    assert len({await where(router, new_call(session="s")) for _ in range(20)}) == 1
+    assert {await where(router, replace(new_call(), uid=str(number))) for number in range(20)} == {"a", "n"}
+
+
+async def test_the_arm_that_got_a_call_first_is_the_one_that_answers_for_it() -> None:
+    """Another may make its failure good; what became of the call still says something about the first."""
+    arms = (Arm(name="stable"), Arm(name="canary", group="new"))
+    pool = Pool("a", BackendSpec(id="n", url="http://n", group="new"), arms=arms)
+    router = await pool.start()
+    call = new_call(session="s")
+    async with router.lease(call) as backend:
+        first, arm = backend.name, call.arm
+    async with router.lease(call, tried={first}) as backend:
+        assert backend.name != first
+    assert call.arm == arm == {"a": "stable", "n": "canary"}[first]
 
 
 async def test_a_backend_serves_only_the_models_it_names() -> None:
