@@ -18,6 +18,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
+from control_plane.settings import reference as control_reference
 from gateway.api.endpoints import endpoints
 from gateway.config import reference
 from python_backends.runtime import settings as model_settings
@@ -154,7 +155,7 @@ print(*sorted({name.partition(".")[0] for name in sys.modules} & {"torch", "vllm
 
 
 def known_variables() -> set[str]:
-    text = f"{reference()} {model_settings.__doc__}"
+    text = f"{reference()} {control_reference()} {model_settings.__doc__}"
     return set(re.findall(r"TRIREME_[A-Z_]+", text)) | set(ENVIRONMENT)
 
 
