@@ -58,7 +58,7 @@ def test_a_client_that_leaves_while_prefilling_stops_the_engine_within_two_steps
     stack: EmbeddedStack, direct: DirectTriton, model: str
 ) -> None:
     before = direct.control(control="stats")
-    messages = [{"role": "user", "content": "sails and oars " * 1150}]
+    messages = [{"role": "user", "content": "sails and oars " * 850}]
     client = asker(stack, story(model, messages=messages, max_tokens=500))
     wait_until(lambda: in_prefill(direct, before), "the engine has the request and not prefilled it")
     client.leave()
@@ -103,6 +103,12 @@ def test_the_same_request_has_the_same_words_directly_and_through_the_gateway(
 
 
 def test_the_gateways_token_counts_are_the_engines_own(client: openai.OpenAI, model: str, stack: EmbeddedStack) -> None:
+    """The supervisor asks for a token of its own when none came for 30 s: between two tries once at most."""
+    assert any(counted == computed for counted, computed in (counts(client, model, stack) for _ in range(2)))
+
+
+def counts(client: openai.OpenAI, model: str, stack: EmbeddedStack) -> tuple[float, float]:
+    """Prompt tokens of a few requests: by the gateway, by the engine."""
     before = engine_counter(stack, "vllm:prompt_tokens_total")
     texts = ["a", "naïve 🛶 text " * 7, "x\n\n\ty " * 30, "<|im_start|>user"]
     counted = 0
@@ -111,7 +117,7 @@ def test_the_gateways_token_counts_are_the_engines_own(client: openai.OpenAI, mo
         assert answer.usage is not None
         counted += answer.usage.prompt_tokens
     wait_until(lambda: engine_counter(stack, "vllm:prompt_tokens_total") >= before + counted, "metrics are copied")
-    assert engine_counter(stack, "vllm:prompt_tokens_total") == before + counted
+    return counted, engine_counter(stack, "vllm:prompt_tokens_total") - before
 
 
 def engine_counter(stack: EmbeddedStack, name: str) -> float:
