@@ -172,4 +172,3 @@ async def measure(client: Client, ways: list[Way], requests: int) -> Blocks:
                     blocks[level, way].append(block)
         sys.stderr.write(f"round {number} of {ROUNDS}\n")
     return blocks
-

@@ -10,9 +10,7 @@ from pathlib import Path
 
 import aiohttp
 from aiohttp import web
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
+from redis.asyncio import Redis
 
 from gateway.accounting.identities import Identities
 from gateway.accounting.ledger import Ledger
@@ -84,6 +82,8 @@ from gateway.triton.client import TritonClient
 from gateway.triton.embedding import Embedding
 from gateway.triton.generation import Generation
 from gateway.triton.probe import TritonProbe
+from gateway.valkey.client import client
+from gateway.valkey.cluster import ClusterWire
 from gateway.valkey.connection import Valkey
 from gateway.valkey.outbox import Outbox
 from gateway.valkey.wire import Wire
@@ -172,18 +172,12 @@ async def _spool(app: web.Application) -> AsyncIterator[None]:
 async def _valkey(app: web.Application) -> AsyncIterator[None]:
     """The background tasks end here, with what they need still there."""
     settings = app[SETTINGS].auth
-    # With a socket_timeout redis-py uses asyncio.wait_for, which before Python 3.12 swallows cancellations.
-    pool = BlockingConnectionPool.from_url(
-        settings.valkey_url,
-        max_connections=settings.valkey_connections,
-        timeout=settings.valkey_timeout_s,
-        socket_timeout=None,
-        socket_connect_timeout=settings.valkey_timeout_s,
-        retry=Retry(NoBackoff(), 1),
-    )
-    async with Redis.from_pool(pool) as redis:
+    url, cluster = settings.valkey_url, settings.valkey_cluster
+    async with client(
+        url, cluster=cluster, connections=settings.valkey_connections, timeout_s=settings.valkey_timeout_s
+    ) as redis:
         app[REDIS] = redis
-        wire = Wire.to(settings.valkey_url)
+        wire = ClusterWire(url) if cluster else Wire.to(url)
         app[VALKEY] = Valkey(wire, app[SETTINGS].valkey, app[METRICS].valkey_degraded)
         app[OUTBOX] = Outbox(app[VALKEY])
         app[TASKS].keep("send outbox", app[OUTBOX].run)

@@ -22,6 +22,7 @@ from redis.exceptions import RedisError
 from gateway.auth.store import KeyStore
 from gateway.auth.tenants import TenantStore
 from gateway.errors import GatewayError
+from gateway.valkey.client import client
 from trireme.errors import TriremeError
 from trireme.settings import LOOPBACK, Settings
 
@@ -29,10 +30,12 @@ PEPPER_BYTES = 32
 PRIVATE_FILE = 0o600
 CONNECT_TIMEOUT_S = 5.0
 URL_VARIABLE = "TRIREME_VALKEY_URL"
+CLUSTER_VARIABLE = "TRIREME_VALKEY_CLUSTER"
 PEPPER_FILE_VARIABLE = "TRIREME_PEPPER_FILE"
 PEPPER_VARIABLE = "TRIREME_PEPPER"
 DEFAULT_TENANT = "default"
 DEV_TENANT = "dev"
+_TRUE = ("true", "1")
 DEV_SCOPES = frozenset({"inference", "embeddings", "admin", "metrics"})
 
 
@@ -67,9 +70,8 @@ async def valkey(settings: Settings, environ: Mapping[str, str] = os.environ) ->
     given = environ.get(URL_VARIABLE)
     url = given or f"redis://{LOOPBACK}:{settings.ports.valkey}/0"
     shown = _without_password(url)
-    # When it does not answer at once, waiting and trying again would not help whoever sits at the terminal.
     try:
-        async with Redis.from_url(url, retry=Retry(NoBackoff(), 0), socket_connect_timeout=CONNECT_TIMEOUT_S) as redis:
+        async with _client(url, cluster=bool(given) and environ.get(CLUSTER_VARIABLE, "").lower() in _TRUE) as redis:
             yield redis
     except ValkeyUnreachable as error:
         remedy = f"is {URL_VARIABLE} right?" if given else "start the stack with `make serve` first."
@@ -144,6 +146,13 @@ async def _ensure_dev_key(settings: Settings) -> str:
         _, secret = await store.create(tenant=DEV_TENANT, name="development", scopes=DEV_SCOPES)
     write_private(path, secret + "\n")
     return secret
+
+
+def _client(url: str, *, cluster: bool) -> Redis:
+    """When it does not answer at once, waiting and trying again would not help whoever sits at the terminal."""
+    if cluster:
+        return client(url, cluster=True, connections=1, timeout_s=CONNECT_TIMEOUT_S)
+    return Redis.from_url(url, retry=Retry(NoBackoff(), 0), socket_connect_timeout=CONNECT_TIMEOUT_S)
 
 
 def _without_password(url: str) -> str:

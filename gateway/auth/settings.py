@@ -16,6 +16,9 @@ class AuthSettings:
     valkey_url: Annotated[str, Setting("Where Valkey (or Redis) keeps tenants and API keys.", env="VALKEY_URL")] = (
         "redis://127.0.0.1:6379/0"
     )
+    valkey_cluster: Annotated[
+        bool, Setting("Whether that is a cluster; then the address may be any of its nodes.", env="VALKEY_CLUSTER")
+    ] = False
     pepper_file: Annotated[
         Path | None,
         Setting("File with the secret, in hexadecimal, under which keys are hashed.", env="PEPPER_FILE"),

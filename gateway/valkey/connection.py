@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha1
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 import msgspec
 from prometheus_client import Gauge
@@ -14,7 +14,7 @@ from redis.exceptions import NoScriptError, RedisError
 from gateway.core.settings import Setting
 from gateway.valkey.bounded import Bounded
 from gateway.valkey.circuit import Circuit
-from gateway.valkey.wire import Argument, Command, Wire
+from gateway.valkey.wire import Argument, Command
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 
@@ -64,13 +64,21 @@ class ScriptCall:
     args: Sequence[Argument]
 
 
+class Asking(Protocol):
+    """`wire.Wire`, or `cluster.ClusterWire`."""
+
+    async def ask(self, commands: Sequence[Command]) -> list[Any]: ...
+
+    def drop(self) -> None: ...
+
+
 class Valkey:
     """All calls share one connection: a crowd that arrives at once costs one round trip, and there is no pool that
     could be full. `degraded`: 1 while the circuit is open. `clock`: monotonic seconds.
     """
 
     def __init__(
-        self, wire: Wire, settings: ValkeySettings, degraded: Gauge, clock: Callable[[], float] = time.monotonic
+        self, wire: Asking, settings: ValkeySettings, degraded: Gauge, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._wire = wire
         self._timeout_s = settings.call_timeout_s

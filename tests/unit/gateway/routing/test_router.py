@@ -2,8 +2,8 @@
 
 import asyncio
 from collections import Counter
-from dataclasses import replace
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 
