@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from benchmarks import engine, identity, limits, overhead, preemption, rollouts, routing, scheduling
+from benchmarks import classes, engine, identity, limits, overhead, preemption, rollouts, routing, scheduling
 
 app = typer.Typer(help=__doc__, no_args_is_help=False, add_completion=False)
 Write = Annotated[bool, typer.Option("--write", help="Record the result in docs/benchmarks.md.")]
@@ -51,6 +51,12 @@ def run_preemption(rounds: int = 4, write: Write = False) -> None:
     _end(preemption.run(rounds, write=write))
 
 
+@app.command("classes")
+def run_classes(seconds: float = 20.0, write: Write = False) -> None:
+    """Interactive requests beside batch work, through the whole chain, against vLLM's server (about 6 minutes)."""
+    _end(classes.run(seconds, write=write))
+
+
 @app.command("routing")
 def run_routing(write: Write = False) -> None:
     """A routing decision, and what the strategies make of conversations (about a minute)."""
@@ -74,6 +80,7 @@ def run_all(context: typer.Context) -> None:
             scheduling.run(write=False),
             routing.run(write=False),
             rollouts.run(write=False),
+            classes.run(20.0, write=False),
             preemption.run(4, write=False),
         ]
         _end(all(met))

@@ -49,7 +49,9 @@ async def burst(target: Target, prompts: Sequence[str], tokens: int) -> Round:
         return Round(answers, time.perf_counter() - started)
 
 
-async def stream(session: aiohttp.ClientSession, target: Target, prompt: str, tokens: int) -> Answer:
+async def stream(
+    session: aiohttp.ClientSession, target: Target, prompt: str, tokens: int, priority: str = "standard"
+) -> Answer:
     """One chat completion. Raises RuntimeError when the server answers an error or too few tokens."""
     body = {
         "model": target.model,
@@ -60,7 +62,7 @@ async def stream(session: aiohttp.ClientSession, target: Target, prompt: str, to
         "stream": True,
         "stream_options": {"include_usage": True},
     }
-    headers = {"Authorization": f"Bearer {target.key}"}
+    headers = {"Authorization": f"Bearer {target.key}", "x-priority": priority}
     started, first, counted = time.perf_counter(), 0.0, 0
     async with session.post(f"{target.url}/chat/completions", json=body, headers=headers) as response:
         if response.status != 200:
