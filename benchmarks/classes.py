@@ -116,7 +116,7 @@ def summary(found: Sequence[tuple[int, Load, Load]], seconds: float, arguments: 
     text = (
         f"`python -m benchmarks classes --seconds {seconds:g}` · {machine()}\n\n"
         f"One interactive request of {INTERACTIVE_TOKENS} tokens a second ({lengths:.0f} at each load), beside clients "
-        f"that ask for {BATCH_TOKENS} tokens\nagain and again; {SLOTS} slots; engine arguments of both: `{arguments}`.\n"
+        f"that ask for {BATCH_TOKENS} tokens\nagain and again; {SLOTS} slots; engine arguments of both: `{arguments}`\n"
         f"Goal: quicker than vLLM's server wherever there are more batch streams than slots: "
         f"{'met' if met else 'not met'}.\n\n"
         f"{table([*header, 'Trireme batch tok/s', 'vLLM batch tok/s'], rows)}\n\n"
