@@ -42,7 +42,11 @@ class GatewayClient:
         return httpx.get(f"{self._stack.gateway_url}{path}", headers=self.headers, timeout=LONG)
 
     def ready(self) -> bool:
-        return self.get("/health/ready").status_code == httpx.codes.OK
+        """Not while it is away either."""
+        try:
+            return self.get("/health/ready").status_code == httpx.codes.OK
+        except httpx.TransportError:
+            return False
 
     def body(self, script: dict[str, Any] | None = None, **fields: Any) -> dict[str, Any]:
         """A chat; `script`: orders to the scripted engine."""
