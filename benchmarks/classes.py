@@ -24,7 +24,7 @@ from benchmarks.report import REPORT, machine, table, write_section
 from trireme.stack import EmbeddedStack, isolated_settings
 
 SLOTS = 8
-LOADS = (0, 8, 16, 32)
+LOADS = (0, 8, 16)
 BATCH_TOKENS = 96
 INTERACTIVE_TOKENS = 8
 EVERY_S = 1.0
@@ -70,7 +70,7 @@ def measure(target: Target, load: int, seconds: float) -> Load:
 
 async def _measure(target: Target, load: int, seconds: float) -> Load:
     """Batch clients ask again as soon as they are answered; an interactive request comes every second."""
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, force_close=True)) as session:
         finished: list[Answer] = []
 
         async def busy() -> None:
