@@ -140,22 +140,23 @@ class EngineLiveness:
     """Triton calls a model ready whose process or engine is dead.
 
     Each question is for the engine's state, which takes a millisecond; where nobody got a token for a while it is for
-    one of our own, since an engine that hangs still has a state. `clock`: monotonic seconds.
+    one of our own, since an engine that hangs still has a state. The first question only begins to count: the start
+    has seen a token. `clock`: monotonic seconds.
     """
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
         self._settings = settings
         self._clock = clock
-        self._token_at = clock()
+        self._token_at: float | None = None
         self._tokens = -1.0
 
     def __call__(self) -> bool:
         if probes.engine_is_dead(LOOPBACK, self._settings.ports.triton_http):
             return False
-        if self._clock() - self._token_at < TOKEN_EVERY_S:
+        if self._token_at is not None and self._clock() - self._token_at < TOKEN_EVERY_S:
             return True
         tokens = probes.tokens_counted(LOOPBACK, self._settings.ports.triton_metrics)
-        works = tokens > self._tokens >= 0 or engine_works(self._settings)
+        works = self._token_at is None or tokens > self._tokens >= 0 or engine_works(self._settings)
         self._tokens = tokens
         if works:
             self._token_at = self._clock()

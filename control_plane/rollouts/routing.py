@@ -8,21 +8,10 @@ from msgspec.structs import replace
 from redis.asyncio import Redis
 
 from control_plane.errors import NotPossible, Raced
-from gateway.core.snapshot import RoutingSnapshot, decode_snapshot, encode_snapshot
+from gateway.core.document import KEY, REPLACE, replacement
+from gateway.core.snapshot import RoutingSnapshot, decode_snapshot
 
-KEY: Final = "trireme:{routing}:snapshot"
-CHANGED: Final = "trireme:{routing}:changed"
 _RACES: Final = 10
-
-# KEYS: document. ARGV: version that is replaced (0: none yet), new version, document, channel.
-_REPLACE = """
-local held = redis.call('GET', KEYS[1])
-local version = held and cjson.decode(held).version or 0
-if version ~= tonumber(ARGV[1]) then return 0 end
-redis.call('SET', KEYS[1], ARGV[3])
-redis.call('PUBLISH', ARGV[4], ARGV[2])
-return 1
-"""
 
 
 class RoutingDocument:
@@ -49,11 +38,6 @@ class RoutingDocument:
             wanted = replace(wanted, version=held.version + 1)
             if problems := wanted.validate():
                 raise NotPossible("; ".join(problems))
-            arguments = (held.version, wanted.version, encode_snapshot(wanted), CHANGED)
-            if await self._redis.eval(_REPLACE, 1, KEY, *map(_text, arguments)):
+            if await self._redis.eval(REPLACE, 1, KEY, *replacement(held.version, wanted)):
                 return True
         raise Raced("too many others are changing the routing document")
-
-
-def _text(argument: object) -> str:
-    return argument.decode() if isinstance(argument, bytes) else str(argument)

@@ -8,21 +8,9 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from gateway.core.snapshot import RoutingSnapshot, encode_snapshot
+from gateway.core.document import CHANGED, KEY, REPLACE, replacement
+from gateway.core.snapshot import RoutingSnapshot
 from gateway.errors import Unavailable
-
-KEY = "trireme:{routing}:snapshot"
-CHANGED = "trireme:{routing}:changed"
-
-_REPLACE = """
--- version that is replaced (0: none yet), new version, document, channel -> 1: done, 0: somebody else was faster
-local held = redis.call('GET', KEYS[1])
-local version = held and cjson.decode(held).version or 0
-if version ~= tonumber(ARGV[1]) then return 0 end
-redis.call('SET', KEYS[1], ARGV[3])
-redis.call('PUBLISH', ARGV[4], ARGV[2])
-return 1
-"""
 
 
 class Document:
@@ -39,8 +27,7 @@ class Document:
 
     async def replace(self, held: int, document: RoutingSnapshot) -> bool:
         """Write it and tell all gateways, if the version in Valkey is still `held`."""
-        arguments = (held, document.version, encode_snapshot(document), CHANGED)
-        return bool(await self._ask(self._redis.eval(_REPLACE, 1, KEY, *arguments)))
+        return bool(await self._ask(self._redis.eval(REPLACE, 1, KEY, *replacement(held, document))))
 
     @asynccontextmanager
     async def changes(self) -> AsyncIterator["Changes"]:

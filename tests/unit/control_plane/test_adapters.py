@@ -11,20 +11,19 @@ from redis.asyncio import Redis
 
 from control_plane.errors import NotFound, NotPossible, Raced
 from control_plane.lease import LEASE, Lease
-from control_plane.rollouts import ledger, routing, state, store
+from control_plane.rollouts import ledger, state, store
 from control_plane.rollouts.commands import Commands
 from control_plane.rollouts.evidence import Evidence
 from control_plane.rollouts.ledger import Ledger, position_at, read_entry
 from control_plane.rollouts.routing import RoutingDocument
 from control_plane.rollouts.store import Checkpoint, Store
 from gateway.accounting import stream
+from gateway.core import document
 from gateway.core.snapshot import Arm, RoutingSnapshot, decode_snapshot
-from gateway.routing import document
 from tests.unit.control_plane.making import NEW, QUICK, entry, rollout, write
 
 
-def test_both_sides_use_the_same_keys() -> None:
-    assert (routing.KEY, routing.CHANGED) == (document.KEY, document.CHANGED)
+def test_the_ledger_is_read_where_gateways_write_it() -> None:
     assert ledger.STREAM == stream.STREAM
 
 
@@ -177,9 +176,9 @@ async def test_a_change_of_routing_is_written_by_compare_and_set_and_announced(r
             return held
 
     async with redis.pubsub(ignore_subscribe_messages=True) as channel:
-        await channel.subscribe(routing.CHANGED)
+        await channel.subscribe(document.CHANGED)
         assert await Racing(redis).change(change)
-        assert decode_snapshot(await redis.get(routing.KEY)) == RoutingSnapshot(version=2, drained=("x", "x"))
+        assert decode_snapshot(await redis.get(document.KEY)) == RoutingSnapshot(version=2, drained=("x", "x"))
         versions = []
         while len(versions) < 2:
             message = await channel.get_message(timeout=5.0)
@@ -190,10 +189,10 @@ async def test_a_change_of_routing_is_written_by_compare_and_set_and_announced(r
 
 
 async def test_a_routing_document_that_makes_no_sense_is_left_alone(redis: Redis) -> None:
-    await redis.set(routing.KEY, "{")
+    await redis.set(document.KEY, "{")
     with pytest.raises(NotPossible, match="cannot be read"):
         await RoutingDocument(redis).change(lambda held: replace(held, drained=("x",)))
-    assert await redis.get(routing.KEY) == b"{"
+    assert await redis.get(document.KEY) == b"{"
 
 
 async def test_an_abort_needs_no_control_plane(redis: Redis) -> None:

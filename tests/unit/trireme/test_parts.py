@@ -169,6 +169,8 @@ def test_an_engine_that_hangs_is_found_by_the_token_that_it_owes_now_and_then(se
     with served(triton) as port:
         ports = replace(settings.ports, triton_http=port, triton_metrics=port)
         liveness = parts.EngineLiveness(replace(settings, ports=ports), clock=lambda: now[0])
+        assert liveness()
+        assert triton.asked == []  # the start has seen a token
         now[0] += parts.TOKEN_EVERY_S
         assert liveness()
         assert liveness()
