@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.core.identity import PRIORITY_CLASSES, PriorityClass
-from tests.unit.gateway.admission.test_scheduler import arrived, new_scheduler, ticket
+from tests.unit.gateway.admission.making import arrived, new_scheduler, ticket
 
 CEILINGS = {"interactive": 1.0, "standard": 0.95, "batch": 0.8}
 
