@@ -8,8 +8,10 @@ def chain_of(ids: Sequence[int], block: int, most: int, seed: int = 0) -> list[i
     """A hash for each whole block of `ids`, which stands for all tokens up to its end too. At most `most` of them."""
     hashes = []
     held = seed
-    for start in range(0, min(len(ids) // block, most) * block, block):
-        held = hash((held, *ids[start : start + block]))
+    end = min(len(ids) // block, most) * block
+    compared = tuple(ids[:end])
+    for start in range(0, end, block):
+        held = hash((held, compared[start : start + block]))
         hashes.append(held)
     return hashes
 

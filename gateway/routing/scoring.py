@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+import numpy as np
+
 
 @dataclass(slots=True, eq=False)
 class Candidate:
@@ -39,37 +41,45 @@ class Ask:
     loads: Sequence[float] = ()
 
 
-Score = Callable[[Ask, Sequence[Candidate]], Sequence[float]]
-Affinity = Callable[[Ask, Sequence[Candidate]], Mapping[int, float]]
+class Field(list[Candidate]):
+    """All candidates of a decision, with what follows from who they are: made anew only when others take part.
+
+    `places`: by id. `seeds`: uint32 [candidates].
+    """
+
+    def __init__(self, candidates: Sequence[Candidate] = ()) -> None:
+        super().__init__(candidates)
+        self.places = {one.id: place for place, one in enumerate(candidates)}
+        self.seeds = np.array([one.seed for one in candidates], dtype=np.uint32)
+
+
+Score = Callable[[Ask, Field], Sequence[float]]
+Affinity = Callable[[Ask, Field], Mapping[int, float]]
 # Makes ranks of a session and a backend: an odd number, so that no two products have the same rest.
-_ODD = 0x9E3779B1
-_MASK = 0xFFFFFFFF
+_ODD = np.uint32(0x9E3779B1)
 
 
-def load(ask: Ask, candidates: Sequence[Candidate]) -> Sequence[float]:
+def load(ask: Ask, field: Field) -> Sequence[float]:
     """1 for the least loaded; 0.5 for one with twice as much."""
     least = min(ask.loads)
     return [least / one for one in ask.loads]
 
 
-def prefix(ask: Ask, candidates: Sequence[Candidate]) -> Mapping[int, float]:
+def prefix(ask: Ask, field: Field) -> Mapping[int, float]:
     """Share of the prompt that need not be computed again."""
-    held, whole = ask.held, ask.prompt
-    if not held:
-        return {}
-    return {place: held[one.id] / whole for place, one in enumerate(candidates) if one.id in held}
+    places, whole = field.places, ask.prompt
+    return {places[backend]: blocks / whole for backend, blocks in ask.held.items() if backend in places}
 
 
-def session(ask: Ask, candidates: Sequence[Candidate]) -> Mapping[int, float]:
+def session(ask: Ask, field: Field) -> Mapping[int, float]:
     """1 for one backend, the same for each call of a session (the highest of all ranks).
 
     When backends come or go, only the sessions of those move.
     """
-    key = ask.session
-    if key is None:
+    if ask.session is None:
         return {}
-    ranks = [(key ^ one.seed) * _ODD & _MASK for one in candidates]
-    return {ranks.index(max(ranks)): 1.0}
+    ranks = (field.seeds ^ np.uint32(ask.session)) * _ODD
+    return {int(ranks.argmax()): 1.0}
 
 
 # Of every candidate.
@@ -79,7 +89,7 @@ AFFINITIES: Final[Mapping[str, Affinity]] = {"prefix": prefix, "session": sessio
 SCORERS: Final = (*SCORES, *AFFINITIES)
 
 
-def crowded(ask: Ask, candidates: Sequence[Candidate], bound: float, free: int) -> Callable[[int], bool]:
+def crowded(ask: Ask, field: Field, bound: float, free: int) -> Callable[[int], bool]:
     """Tells of a place whether it has more than `bound` × the mean load, and more than `free` tokens."""
-    limit = bound * sum(ask.loads) / len(candidates)
-    return lambda place: ask.loads[place] > limit and candidates[place].tokens > free
+    limit = bound * sum(ask.loads) / len(field)
+    return lambda place: ask.loads[place] > limit and field[place].tokens > free

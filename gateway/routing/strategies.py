@@ -5,7 +5,7 @@ from operator import mul
 from typing import Final, Protocol
 
 from gateway.routing.prefix import PrefixIndex
-from gateway.routing.scoring import AFFINITIES, SCORES, Ask, Candidate, crowded
+from gateway.routing.scoring import AFFINITIES, SCORES, Ask, Candidate, Field, crowded
 
 
 class Strategy(Protocol):
@@ -57,6 +57,7 @@ class Scored:
         self._bound = bound
         self._free = free
         self._index = index
+        self._field = Field()
         self._decisions = 0
 
     @property
@@ -80,26 +81,32 @@ class Scored:
     def _best(self, ask: Ask, candidates: Sequence[Candidate]) -> Candidate:
         if len(candidates) == 1:
             return candidates[0]
-        totals = self._totals(ask, candidates)
+        if self._field != candidates:
+            self._field = Field(candidates)
+        totals = self._totals(ask, self._field)
         best = max(totals)
         if totals.count(best) == 1:
             return candidates[totals.index(best)]
         equals = [one for one, total in zip(candidates, totals, strict=True) if total == best]
         return min(equals, key=lambda one: (one.tokens, one.last, one.id))
 
-    def _totals(self, ask: Ask, candidates: Sequence[Candidate]) -> list[float]:
+    def _totals(self, ask: Ask, field: Field) -> list[float]:
         more = max(1, ask.cost + self._free)
-        ask.loads = [(one.tokens + more) * one.unit for one in candidates]
-        totals = [0.0] * len(candidates)
-        for score, weight in self._scores:
-            totals = [total + weight * one for total, one in zip(totals, score(ask, candidates), strict=True)]
-        gives_way = crowded(ask, candidates, self._bound, self._free)
+        ask.loads = [(one.tokens + more) * one.unit for one in field]
+        totals = self._sum_of_scores(ask, field)
+        gives_way = crowded(ask, field, self._bound, self._free)
         for affinity, weight in self._affinities:
-            for place, value in affinity(ask, candidates).items():
+            for place, value in affinity(ask, field).items():
                 if not gives_way(place):
                     totals[place] += weight * value
-        ramps = [one.ramp for one in candidates]
+        ramps = [one.ramp for one in field]
         return totals if min(ramps) >= 1 else list(map(mul, totals, ramps))
+
+    def _sum_of_scores(self, ask: Ask, field: Field) -> list[float]:
+        weighted = [[weight * one for one in score(ask, field)] for score, weight in self._scores]
+        if len(weighted) == 1:
+            return weighted[0]
+        return list(map(sum, zip(*weighted, strict=True))) if weighted else [0.0] * len(field)
 
 
 class StrategySettings(Protocol):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from gateway.routing.member import seed_of
 from gateway.routing.prefix import PrefixIndex
-from gateway.routing.scoring import Ask, Candidate, crowded, load, prefix, session
+from gateway.routing.scoring import Ask, Candidate, Field, crowded, load, prefix, session
 from gateway.routing.settings import RoutingSettings
 from gateway.routing.strategies import DEFAULT_WEIGHTS, RoundRobin, Scored, Strategy, build_strategy
 
@@ -103,9 +103,19 @@ def test_the_same_calls_in_the_same_state_go_the_same_way(tokens: list[int], cos
     assert run(build_strategy(settings)) == run(build_strategy(settings))
 
 
+def test_who_takes_part_may_change_between_two_decisions() -> None:
+    strategy, pool = scored(), candidates(0, 0, 0, 0)
+    chain = [1, 2, 3]
+    first = strategy.pick(Ask(10, chain=chain, prompt=3), pool)
+    others = [one for one in pool if one is not first]
+    second = strategy.pick(Ask(10, chain=chain, prompt=3), others)
+    assert second is not first
+    assert strategy.pick(Ask(10, chain=chain, prompt=3), [Candidate("new", 5, 1e-4), second]) is second
+
+
 @given(Loads, st.integers(0, 500), st.one_of(st.none(), st.integers(0, 2**32 - 1)))
 def test_scores_are_between_0_and_1(tokens: list[int], cost: int, user: int | None) -> None:
-    pool = candidates(*tokens)
+    pool = Field(candidates(*tokens))
     ask = Ask(cost, user, [1, 2, 3], 3, held={"b0": 3, "b1": 1})
     ask.loads = [(one.tokens + cost + 1) * one.unit for one in pool]
     found = load(ask, pool)
@@ -124,7 +134,7 @@ def test_only_the_sessions_of_a_backend_that_goes_move_and_all_have_about_as_man
     def homes(pool: list[Candidate]) -> list[str]:
         found = []
         for user in users:
-            (place,) = session(Ask(1, user), pool)
+            (place,) = session(Ask(1, user), Field(pool))
             found.append(pool[place].id)
         return found
 
