@@ -30,7 +30,7 @@ async def tokenize(request: web.Request) -> web.StreamResponse:
     call = request[CALL]
     call.model = model = request.app[MODELS].find(call, body.model)
     with request_faults():
-        ids = await request.app[TOKENIZING].run(call.size, _ids, body, request.app[TEXTS], model.name)
+        ids = await request.app[TOKENIZING].run(call.size, _ids, body, request.app[TEXTS], model.base)
     return json_response(call, Tokenized(len(ids), model.max_model_len, ids))
 
 
@@ -38,7 +38,7 @@ async def detokenize(request: web.Request) -> web.StreamResponse:
     body = await read_body(request, _detokenize)
     call = request[CALL]
     call.model = model = request.app[MODELS].find(call, body.model)
-    tokenizer = request.app[TEXTS].tokenizers[model.name]
+    tokenizer = request.app[TEXTS].tokenizers[model.base]
     if not all(0 <= token < tokenizer.vocab_size for token in body.tokens):
         raise InvalidRequest(f"token ids of {model.name} go from 0 to {tokenizer.vocab_size - 1}", param="tokens")
     text = await request.app[TOKENIZING].run(call.size, tokenizer.decode, body.tokens, skip_special_tokens=False)

@@ -35,14 +35,38 @@ class Caller:
 
 
 @dataclass(frozen=True, slots=True)
+class AdapterRef:
+    """A LoRA adapter in one revision. `base`: the model that it adapts. `path`: its directory below the adapters' root.
+
+    `checksum` is of its content: what names a revision may be removed and made again, this never means anything else.
+    """
+
+    name: str
+    revision: str
+    base: str
+    path: str
+    checksum: str
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
-    """A model that clients can name. `dimensions`: of its vectors, None if it generates. `created`: Unix seconds."""
+    """A model that clients can name. `dimensions`: of its vectors, None if it generates. `created`: Unix seconds.
+
+    `adapter`: None for a model of its own. `limits`: for each tenant, beside those of its own.
+    """
 
     name: str
     task: Task
     max_model_len: int
     created: int
     dimensions: int | None = None
+    adapter: AdapterRef | None = None
+    limits: Limits = NO_LIMITS
+
+    @property
+    def base(self) -> str:
+        """Name of the model whose tokenizer and backends serve it: its own, unless it is an adapter."""
+        return self.name if self.adapter is None else self.adapter.base
 
 
 @dataclass(slots=True)

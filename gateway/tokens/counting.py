@@ -62,7 +62,7 @@ class GenerationTokens:
     async def prepare(self, call: Call, model: Model, body: GenerationRequest) -> GenerationJob:
         """Raises InvalidRequest, with `context_length_exceeded` where prompt and answer do not fit."""
         with request_faults():
-            builder = self._builders[model.name]
+            builder = self._builders[model.base]
             source = partial(builder.source, body)
             lists = await token_ids(self._offload, call.size, body.pieces, source, builder.tokenizer)
             prompts = [Prompt(ids, completion_budget(body.token_limit, len(ids), model.max_model_len)) for ids in lists]
@@ -90,7 +90,7 @@ class EmbeddingTokens:
         """Raises InvalidRequest."""
         _check_dimensions(body.dimensions, model)
         with request_faults():
-            source, tokenizer = partial(embedding_source, body), self._tokenizers[model.name]
+            source, tokenizer = partial(embedding_source, body), self._tokenizers[model.base]
             inputs = await token_ids(self._offload, call.size, body.pieces, source, tokenizer)
         for number, ids in enumerate(inputs):
             if len(ids) > model.max_model_len:
