@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from benchmarks import classes, engine, identity, limits, overhead, preemption, rollouts, routing, scheduling
+from benchmarks import affinity, classes, engine, identity, limits, overhead, preemption, rollouts, routing, scheduling
 
 app = typer.Typer(help=__doc__, no_args_is_help=False, add_completion=False)
 Write = Annotated[bool, typer.Option("--write", help="Record the result in docs/benchmarks.md.")]
@@ -63,6 +63,12 @@ def run_routing(write: Write = False) -> None:
     _end(routing.run(write=write))
 
 
+@app.command("affinity")
+def run_affinity(rounds: int = 4, write: Write = False) -> None:
+    """Conversations on two real engines, with each strategy (about 5 minutes)."""
+    _end(affinity.run(rounds, write=write))
+
+
 @app.command("rollouts")
 def run_rollouts(write: Write = False) -> None:
     """How soon a worse version is rolled back, and how often a good one is (minutes)."""
@@ -79,6 +85,7 @@ def run_all(context: typer.Context) -> None:
             limits.run(2000, write=False),
             scheduling.run(write=False),
             routing.run(write=False),
+            affinity.run(4, write=False),
             rollouts.run(write=False),
             classes.run(20.0, write=False),
             preemption.run(4, write=False),

@@ -3,8 +3,9 @@
 import asyncio
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import aiohttp
 
@@ -21,11 +22,16 @@ class Target:
 
 @dataclass(frozen=True)
 class Answer:
-    """Seconds until the first text, until the end, and completion tokens as the server counted them."""
+    """Seconds until the first text, until the end, and tokens as the server counted them: `tokens` of the completion,
+    `cached` of the `prompt`.
+    """
 
     first: float
     total: float
     tokens: int
+    prompt: int = 0
+    cached: int = 0
+    text: str = ""
 
 
 @dataclass(frozen=True)
@@ -50,12 +56,19 @@ async def burst(target: Target, prompts: Sequence[str], tokens: int) -> Round:
 
 
 async def stream(
-    session: aiohttp.ClientSession, target: Target, prompt: str, tokens: int, priority: str = "standard"
+    session: aiohttp.ClientSession,
+    target: Target,
+    prompt: str | Sequence[Mapping[str, str]],
+    tokens: int,
+    priority: str = "standard",
 ) -> Answer:
-    """One chat completion. Raises RuntimeError when the server answers an error or too few tokens."""
+    """One chat completion; `prompt`: what the user says, or all messages.
+
+    Raises RuntimeError when the server answers an error or too few tokens.
+    """
     body = {
         "model": target.model,
-        "messages": [{"role": "user", "content": prompt}],
+        "messages": [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt,
         "max_tokens": tokens,
         "temperature": 0,
         "ignore_eos": True,
@@ -63,17 +76,21 @@ async def stream(
         "stream_options": {"include_usage": True},
     }
     headers = {"Authorization": f"Bearer {target.key}", "x-priority": priority}
-    started, first, counted = time.perf_counter(), 0.0, 0
+    started, first, usage, lines = time.perf_counter(), 0.0, dict[str, Any](), list[bytes]()
     async with session.post(f"{target.url}/chat/completions", json=body, headers=headers) as response:
         if response.status != 200:
             raise RuntimeError(f"{target.name} answered {response.status}: {await response.text()}")
         async for line in response.content:
             if not line.startswith(b"data: {"):
                 continue
-            if not first and b'"content":"' in line and b'"content":""' not in line:
-                first = time.perf_counter() - started
             if b'"usage":{' in line:
-                counted = json.loads(line[6:])["usage"]["completion_tokens"]
-    if counted != tokens or not first:
-        raise RuntimeError(f"{target.name} answered {counted} of {tokens} tokens")
-    return Answer(first, time.perf_counter() - started, counted)
+                usage = json.loads(line[6:])["usage"]
+            elif b'"content":"' in line and b'"content":""' not in line:
+                first = first or time.perf_counter() - started
+                lines.append(line)
+    total = time.perf_counter() - started
+    if usage.get("completion_tokens") != tokens or not first:
+        raise RuntimeError(f"{target.name} answered {usage} instead of {tokens} tokens")
+    text = "".join(json.loads(line[6:])["choices"][0]["delta"]["content"] for line in lines)
+    cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
+    return Answer(first, total, tokens, usage["prompt_tokens"], cached, text)
