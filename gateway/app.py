@@ -12,7 +12,9 @@ import aiohttp
 from aiohttp import web
 from redis.asyncio import Redis
 
+from gateway.accounting.feedback import Feedback
 from gateway.accounting.identities import Identities
+from gateway.accounting.index import RequestIndex
 from gateway.accounting.ledger import Ledger
 from gateway.accounting.measurements import Measurements
 from gateway.accounting.prices import Prices
@@ -29,6 +31,7 @@ from gateway.api.keys import (
     DIRECTORY,
     EMBEDDING,
     ENTRIES,
+    FEEDBACK,
     GATE,
     GENERATION,
     HTTP,
@@ -107,6 +110,7 @@ MAX_KEY_SET_BYTES = 1_000_000
 # Between the end of draining and the end of the process: clients read their last error, aborts reach the engine.
 FAREWELL_S = 1.0
 SPARE_CONNECTIONS = 16
+SECONDS_PER_DAY = 86400
 
 
 def make_app(settings: Settings) -> web.Application:
@@ -189,11 +193,17 @@ async def _valkey(app: web.Application) -> AsyncIterator[None]:
 
 async def _ledger(app: web.Application) -> AsyncIterator[None]:
     settings, metrics, spool = app[SETTINGS].accounting, app[METRICS], app[SPOOL]
-    entries = LedgerStream(app[OUTBOX], app[VALKEY], spool, settings.stream_entries, metrics.ledger_written)
+    index = RequestIndex(settings.feedback_requests, int(settings.feedback_days * SECONDS_PER_DAY))
+    entries = LedgerStream(
+        app[OUTBOX], app[VALKEY], spool, settings.stream_entries, metrics.ledger_written, index=index
+    )
     identities = Identities(settings.top_identities)
     metrics.registry.register(identities)
     app[ENTRIES] = entries
     app[LEDGER] = Ledger(app[PRICES], [Measurements(metrics), identities, entries])
+    app[FEEDBACK] = Feedback(
+        app[VALKEY], index, settings.stream_entries, count=metrics.feedback, scores=metrics.feedback_scores
+    )
     app[USAGE] = UsageReader(app[REDIS])
     app[TASKS].keep("write spool", spool.run)
     app[TASKS].keep("empty spool", entries.run)

@@ -9,7 +9,7 @@
     │   ├── PayloadTooLarge        413                         payload_too_large
     │   ├── UnsupportedMediaType   415                         unsupported_media_type
     │   ├── InvalidKey             401                         invalid_api_key
-    │   ├── NotFound               404                         not_found                 of the admin API
+    │   ├── NotFound               404                         not_found                 admin API, and feedback
     │   ├── Conflict               409                         conflict                  of the admin API
     │   ├── IdempotencyMismatch    422                         idempotency_key_reused
     │   └── ExceedsLimit           400                         exceeds_limit             waiting could never help

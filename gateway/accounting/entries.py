@@ -2,13 +2,15 @@
 
 import time
 from datetime import UTC, date, datetime
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
 from gateway.accounting.outcome import Outcome, OutcomeName
 from gateway.core.call import Call
+from gateway.core.mirrored import Mirrored
 
+Kind = Literal["request", "mirror"]
 # Requests that use the engine; all others are in the log only.
 ROUTES: Final = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/embeddings"})
 
@@ -16,7 +18,9 @@ ROUTES: Final = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/embed
 class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """`at`: its end, Unix milliseconds. `cached_tokens` are part of `prompt_tokens`. `price`: 10⁻⁹ of the currency.
 
-    `arm`: of the model, the one that got it first. `retries`: attempts that failed and were made again.
+    `arm`: of the model, the one that got it first. `experiment`, `unit`: in which the call counts, and for whom.
+    `retries`: attempts that failed and were made again. `kind`: `mirror` for a copy that nobody asked for and nobody
+    pays; `mirrored`: what it was compared with.
     `replayed`: the answer was one from before (`Idempotency-Key`), and nothing was used.
     `ms` and `ttft_ms` count from the request's arrival; `stages_ms` are the names of `server-timing`.
     """
@@ -29,11 +33,14 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     route: str
     outcome: OutcomeName
     status: int
+    kind: Kind = "request"
     code: str | None = None
     model: str | None = None
     model_version: str | None = None
     backend: str | None = None
     arm: str | None = None
+    experiment: str | None = None
+    unit: str | None = None
     retries: int = 0
     stream: bool = False
     replayed: bool = False
@@ -45,6 +52,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     ms: float = 0.0
     ttft_ms: float | None = None
     stages_ms: dict[str, float] = {}
+    mirrored: Mirrored | None = None
 
     @property
     def day(self) -> date:
@@ -74,11 +82,14 @@ def entry_of(call: Call, outcome: Outcome, seconds: float) -> Entry | None:
         route=call.route,
         outcome=outcome.name,
         status=outcome.status,
+        kind="request" if call.mirrored is None else "mirror",
         code=outcome.code,
         model=call.model.name if call.model else None,
         model_version=call.model_version,
         backend=call.backend,
         arm=call.arm,
+        experiment=call.experiment,
+        unit=call.unit,
         retries=call.retries,
         stream=call.stream,
         replayed=call.replayed,
@@ -90,4 +101,5 @@ def entry_of(call: Call, outcome: Outcome, seconds: float) -> Entry | None:
         ms=round(seconds * 1000, 3),
         ttft_ms=None if first is None else round((first - call.started) * 1000, 3),
         stages_ms={stage: round(milliseconds, 3) for stage, milliseconds in call.stages.items()},
+        mirrored=call.mirrored,
     )

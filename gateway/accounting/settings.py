@@ -53,6 +53,19 @@ class AccountingSettings:
         msgspec.Meta(ge=1000),
         Setting("Entries that Valkey keeps, about: the oldest go. Sums by day are kept apart.", env="LEDGER_ENTRIES"),
     ] = 1_000_000
+    feedback_requests: Annotated[
+        int,
+        msgspec.Meta(ge=0),
+        Setting(
+            "Requests, about, that Valkey remembers so that feedback can be given: the oldest go; 0: no feedback.",
+            env="FEEDBACK_REQUESTS",
+        ),
+    ] = 1_000_000
+    feedback_days: Annotated[
+        float,
+        msgspec.Meta(gt=0, le=365),
+        Setting("How long after a request its feedback is taken.", env="FEEDBACK_DAYS", unit="days"),
+    ] = 7.0
     spool_dir: Annotated[
         Path | None,
         Setting(

@@ -17,6 +17,7 @@ from prometheus_client import Counter
 from redis.exceptions import RedisError
 
 from gateway.accounting.entries import Entry, Numbered, entry_of
+from gateway.accounting.index import GENERATION, NO_INDEX, REMEMBER, RequestIndex
 from gateway.accounting.outcome import Outcome
 from gateway.accounting.spool import Batch, Spool
 from gateway.accounting.sums import field_prefix, usage_key
@@ -37,16 +38,18 @@ _USAGE_TTL_S = 400 * 86400
 _STORED, _KNOWN, _GAP = 1, 0, -1
 _ANY = -1
 
-# KEYS: writer, stream, sums of the day. ARGV: number, the number that must come before it (-1: any), entries to keep,
-# entry, prefix of the fields of sums, then names of sums and what is added to each.
-_APPEND = Script.of(f"""
+# KEYS: writer, stream, sums of the day, newest generation of the index. ARGV: number, the number that must come before
+# it (-1: any), entries to keep, entry, four arguments of `remember`, prefix of the fields of sums, then names of sums
+# and what is added to each.
+_APPEND = Script.of(f"""{REMEMBER}
 local last = tonumber(redis.call('GET', KEYS[1]) or '0')
 local number, before = tonumber(ARGV[1]), tonumber(ARGV[2])
 if number <= last then return {_KNOWN} end
 if before ~= {_ANY} and before ~= last then return {_GAP} end
 redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[3], '*', 'entry', ARGV[4])
 redis.call('SET', KEYS[1], ARGV[1], 'EX', {_WRITER_TTL_S})
-for i = 6, #ARGV, 2 do redis.call('HINCRBY', KEYS[3], ARGV[5] .. ARGV[i], ARGV[i + 1]) end
+if ARGV[5] ~= '' then remember(KEYS[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8]) end
+for i = 10, #ARGV, 2 do redis.call('HINCRBY', KEYS[3], ARGV[9] .. ARGV[i], ARGV[i + 1]) end
 redis.call('EXPIRE', KEYS[3], {_USAGE_TTL_S})
 return {_STORED}
 """)
@@ -64,12 +67,22 @@ class Scripts(Protocol):
 class LedgerStream:
     """`outbox` is for entries as they come; `valkey` takes what waited in the spool."""
 
-    def __init__(self, outbox: Post, valkey: Scripts, spool: Spool, most_entries: int, written: Counter) -> None:
+    def __init__(
+        self,
+        outbox: Post,
+        valkey: Scripts,
+        spool: Spool,
+        most_entries: int,
+        written: Counter,
+        *,
+        index: RequestIndex = NO_INDEX,
+    ) -> None:
         self._outbox = outbox
         self._valkey = valkey
         self._spool = spool
         self._most_entries = most_entries
         self._written = written
+        self._index = index
         self._seq = 0
         self._unconfirmed: deque[Numbered] = deque()
         self._spooling = False
@@ -169,7 +182,8 @@ class LedgerStream:
             "completion": entry.completion_tokens,
             "price": entry.price,
         }
-        keys = [f"trireme:{{ledger}}:writer:{writer}", STREAM, usage_key(entry.day)]
+        keys = [f"trireme:{{ledger}}:writer:{writer}", STREAM, usage_key(entry.day), GENERATION]
         added = [part for name, number in sums.items() if number for part in (name, number)]
         text = _ENCODER.encode(entry)
-        return ScriptCall(_APPEND, keys, [one.seq, before, self._most_entries, text, field_prefix(entry), *added])
+        about = [one.seq, before, self._most_entries, text, *self._index.arguments(entry), field_prefix(entry)]
+        return ScriptCall(_APPEND, keys, [*about, *added])

@@ -1,13 +1,15 @@
 """Names of the sums by day that are kept beside the stream of entries."""
 
 from datetime import date
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
 from gateway.accounting.entries import Entry
 from gateway.telemetry.metrics import UNKNOWN
 
+# Whose copies are, since no tenant asked for them. No tenant and no key can have this name.
+MIRRORS: Final = "(mirror)"
 _ENCODER = msgspec.json.Encoder()
 
 
@@ -29,7 +31,8 @@ def usage_key(day: date) -> str:
 
 def field_prefix(entry: Entry) -> bytes:
     """A field is this and the name of the sum."""
-    return _ENCODER.encode(Group(entry.tenant, entry.key_id, entry.model or UNKNOWN, entry.outcome == "ok"))
+    tenant, key = (entry.tenant, entry.key_id) if entry.kind == "request" else (MIRRORS, MIRRORS)
+    return _ENCODER.encode(Group(tenant, key, entry.model or UNKNOWN, entry.outcome == "ok"))
 
 
 def read_field(field: bytes) -> tuple[Group, str]:

@@ -16,7 +16,7 @@ from python_backends.preprocessing.parsing import parse_completion
 async def create(request: web.Request) -> web.StreamResponse:
     body = await read_body(request, parse_completion)
     call = request[CALL]
-    call.session = call.session or body.user
+    call.session, call.user = call.session or body.user, body.user
     choose_priority(request, body.priority)
     answer_id = f"cmpl-{call.uid}"
     if body.stream:

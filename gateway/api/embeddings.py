@@ -33,6 +33,7 @@ class VectorReply:
 async def create(request: web.Request) -> web.StreamResponse:
     body = await read_body(request, parse_embedding)
     call = request[CALL]
+    call.user = body.user
     choose_priority(request, body.priority)
     reply = VectorReply()
     await request.app[EMBEDDING].run(call, body, reply)

@@ -15,6 +15,7 @@ from gateway.api import (
     chat,
     completions,
     embeddings,
+    feedback,
     models,
     operations,
     tokenization,
@@ -24,6 +25,7 @@ from gateway.api.address import client_address
 from gateway.api.admin_keys import KeyChange, KeyCreate, KeyList, KeyObject, KeyRotate
 from gateway.api.admin_tenants import TenantChange, TenantCreate, TenantList, TenantObject
 from gateway.api.backends import BackendCreate, BackendList, BackendObject, BackendRemoved
+from gateway.api.feedback import FeedbackCreate, FeedbackObject
 from gateway.api.idempotency import repeatable
 from gateway.api.keys import AUTHENTICATOR, CALL, GATE, HTTP
 from gateway.api.schema import (
@@ -86,6 +88,10 @@ def endpoints(*, metrics_key: bool) -> list[Endpoint]:
         Endpoint(
             "POST", "/v1/embeddings", embeddings.create, "Turn texts into vectors", frozenset({"embeddings"}),
             takes=EmbeddingRequest, gives=EmbeddingList, repeatable=True,
+        ),
+        Endpoint(
+            "POST", "/v1/feedback", feedback.create, "Say how good an answer was", either,
+            takes=FeedbackCreate, gives=FeedbackObject,
         ),
         Endpoint("GET", "/v1/models", models.index, "List the models", ANY_KEY, gives=ModelList),
         Endpoint("GET", "/v1/models/{model:.+}", models.show, "One model", ANY_KEY, gives=ModelObject),

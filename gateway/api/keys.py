@@ -5,6 +5,7 @@ from typing import TypeAlias
 
 from aiohttp import web
 
+from gateway.accounting.feedback import Feedback
 from gateway.accounting.ledger import Ledger
 from gateway.accounting.stream import LedgerStream
 from gateway.accounting.usage import UsageReader
@@ -43,6 +44,7 @@ HTTP = web.AppKey("HTTP", HttpSettings)
 METRICS = web.AppKey("METRICS", Metrics)
 LEDGER = web.AppKey("LEDGER", Ledger)
 ENTRIES = web.AppKey("ENTRIES", LedgerStream)
+FEEDBACK = web.AppKey("FEEDBACK", Feedback)
 USAGE = web.AppKey("USAGE", UsageReader)
 CURRENCY = web.AppKey("CURRENCY", str)
 MODELS = web.AppKey("MODELS", Models)

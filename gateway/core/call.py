@@ -7,6 +7,7 @@ from typing import Literal
 
 from gateway.core.identity import NO_LIMITS, NO_QUOTAS, PRIORITY_CLASSES, Limits, PriorityClass, Quotas
 from gateway.core.limit import TimeLimit
+from gateway.core.mirrored import Mirrored
 from python_backends.messages import Timings
 
 Task = Literal["generate", "embed"]
@@ -92,9 +93,10 @@ class Call:
     `prompt_cost` for its prompts. `answers`: how many texts are to be generated. `priority_class`: None until admission
     unless the client named one. `queue_position`: place in the queue of its class when it came, 0 if it did not wait.
     `stages`: milliseconds of each stage that has ended. `headers`: what stages add to the response. `session`: calls
-    of the same one should share a backend. `prompt_ids`: of the first prompt. `backend`: who answered. `arm`: of the
-    model, the one that got it first. `retries`: attempts that failed and were made again. `price`: of what was used, in
-    10⁻⁹ of the currency.
+    of the same one should share a backend. `user`: of the tenant's, as the client names them. `prompt_ids`: of the
+    first prompt. `backend`: who answered. `arm`: of the model, the one that got it first. `experiment`, `unit`: where
+    the call counts, and for whom (a hash). `retries`: attempts that failed and were made again. `price`: of what was
+    used, in 10⁻⁹ of the currency. `mirrored`: of a copy, what it was compared with.
     """
 
     id: str
@@ -122,12 +124,16 @@ class Call:
     stages: dict[str, float] = field(default_factory=dict)
     headers: dict[str, str] = field(default_factory=dict)
     session: str | None = None
+    user: str | None = None
     prompt_ids: Sequence[int] = ()
     backend: str | None = None
     arm: str | None = None
+    experiment: str | None = None
+    unit: str | None = None
     retries: int = 0
     price: int = 0
     replayed: bool = False
+    mirrored: Mirrored | None = None
     closed: bool = False
     _marked: float = 0.0
 

@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 from urllib.parse import urlsplit
 
 import msgspec
@@ -13,6 +13,8 @@ _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,62}")
 
 AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
 NotNegative = Annotated[int, msgspec.Meta(ge=0)]
+Fraction = Annotated[float, msgspec.Meta(gt=0, le=1)]
+Unit = Literal["tenant", "user", "session"]
 
 
 class BackendSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, forbid_unknown_fields=True):
@@ -40,12 +42,35 @@ class Arm(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, forbid_
     weight: NotNegative = 1
 
 
+class Division(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Arms that are compared. Calls of the same unit (`by`) keep their arm; another experiment divides them anew."""
+
+    experiment: str
+    by: Unit
+
+
+class Mirror(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, forbid_unknown_fields=True):
+    """A second arm gets a copy of some calls, and nobody its answers. `exclude`: tenants of whom nothing is copied."""
+
+    id: str
+    arm: Arm
+    fraction: Fraction
+    exclude: tuple[str, ...] = ()
+
+
 class ModelRoute(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, forbid_unknown_fields=True):
     """A model that clients can name, by its name or an alias. Arms share its calls by their weights."""
 
     name: str
     arms: tuple[Arm, ...]
     aliases: tuple[str, ...] = ()
+    division: Division | None = None
+    mirror: Mirror | None = None
+
+    @property
+    def all_arms(self) -> tuple[Arm, ...]:
+        """Also the one that only gets copies."""
+        return self.arms if self.mirror is None else (*self.arms, self.mirror.arm)
 
 
 class RoutingSnapshot(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, forbid_unknown_fields=True):
@@ -121,7 +146,7 @@ def _model_problems(models: Iterable[ModelRoute]) -> Iterator[str]:
             yield f"model {route.name}: no arm has a weight above 0"
         for name in _repeated(arm.name for arm in route.arms):
             yield f"model {route.name}: there is more than one arm {name!r}"
-        for arm in route.arms:
+        for arm in route.all_arms:
             if not (arm.name and arm.group and _ID.fullmatch(arm.triton_model)):
                 yield f"model {route.name}: arm {arm.name!r} needs a name, a group and the name of a Triton model"
             if arm.version is not None and not (arm.version.isascii() and arm.version.isdigit()):

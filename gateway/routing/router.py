@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from gateway.core.call import Call
 from gateway.core.job import Backend
-from gateway.core.snapshot import Arm, BackendSpec, RoutingSnapshot
+from gateway.core.snapshot import Arm, BackendSpec, ModelRoute, RoutingSnapshot
 from gateway.errors import BackendUnavailable
-from gateway.routing.arms import arms_for
+from gateway.routing.arms import arms_of, note_experiment, owner_of
 from gateway.routing.member import Member, Probe
 from gateway.routing.meters import Meters
 from gateway.routing.prefix import chain_of
@@ -30,7 +30,7 @@ class _Table:
 
     snapshot: RoutingSnapshot
     members: dict[str, Member]
-    arms: dict[str, Sequence[Arm]]
+    routes: dict[str, ModelRoute]
     pools: dict[tuple[str, str], Sequence[Member]]  # by model and group
     aliases: dict[str, str]
 
@@ -86,11 +86,11 @@ class Router:
         """Swap everything at once. Leases on backends that are gone go on until they end."""
         old = self._table.members
         members = {spec.id: self._member(spec, old.get(spec.id)) for spec in snapshot.backends}
-        groups = {(route.name, arm.group) for route in snapshot.models for arm in route.arms}
+        groups = {(route.name, arm.group) for route in snapshot.models for arm in route.all_arms}
         self._table = _Table(
             snapshot,
             members,
-            {route.name: route.arms for route in snapshot.models},
+            {route.name: route for route in snapshot.models},
             {(model, group): _serving(model, group, members.values()) for model, group in groups},
             snapshot.aliases(),
         )
@@ -135,12 +135,15 @@ class Router:
 
     def _choose(self, call: Call, tried: Collection[str]) -> tuple[Member, Arm]:
         model = call.model.name if call.model is not None else ""
-        arms = self._table.arms.get(model, ())
-        for arm in arms_for(model, arms, _sticky(call)) if arms else ():
+        route = self._table.routes.get(model)
+        arms = arms_of(call, route) if route is not None else ()
+        for arm in arms:
             pool = self._table.pools[model, arm.group]
             found = self._available(pool, tried)
             if found:
                 chosen = self._strategy.pick(self._ask(call, model), [member.candidate for member in found])
+                if route is not None and route.division is not None and arm is arms[0] and call.arm is None:
+                    note_experiment(call, route.division)
                 return self._table.members[chosen.id], arm
         reason = self.problem or f"none that serves {model!r} is healthy"
         raise BackendUnavailable(f"no backend can take this request: {reason}", retry_after=1.0)
@@ -164,7 +167,7 @@ class Router:
 
     def _ask(self, call: Call, model: str) -> Ask:
         settings, ids = self._settings, call.prompt_ids
-        session = None if call.session is None else zlib.crc32(_owner(call).encode())
+        session = None if call.session is None else zlib.crc32(owner_of(call).encode())
         if not self._strategy.compares_prompts:
             return Ask(call.cost, session)
         block = settings.prefix_block_tokens
@@ -221,14 +224,3 @@ def _serving(model: str, group: str, members: Collection[Member]) -> Sequence[Me
         for member in members
         if member.spec.group == group and (member.spec.models is None or model in member.spec.models)
     ]
-
-
-def _owner(call: Call) -> str:
-    """Whose call it is: a session of a tenant, the tenant, or nobody's but its own."""
-    tenant = call.caller.tenant if call.caller is not None else call.uid
-    return tenant if call.session is None else f"{tenant}\0{call.session}"
-
-
-def _sticky(call: Call) -> str:
-    """Who keeps an arm: a session. Calls without one are divided one by one, or the arms would differ as tenants do."""
-    return call.uid if call.session is None else _owner(call)

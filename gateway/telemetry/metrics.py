@@ -93,6 +93,12 @@ class Metrics:
         self.ledger_dropped = Counter("trireme_ledger_dropped", "Entries that were lost.", registry=registry)
         self.ledger_spooled = Gauge("trireme_ledger_spooled", "Entries that wait on disk.", registry=registry)
 
+        by_arm = ("model", "arm")
+        self.feedback = Counter("trireme_feedback", "Requests with feedback.", by_arm, registry=registry)
+        self.feedback_scores = Counter(
+            "trireme_feedback_score", "Sum of their first scores, each from 0 to 1.", by_arm, registry=registry
+        )
+
     def _limits(self, registry: CollectorRegistry) -> None:
         self.limits_refused = Counter(
             "trireme_limits_refused", "Requests over a limit or quota.", ("limit", "scope"), registry=registry
