@@ -25,6 +25,7 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
 
     at: int
     outcome: str
+    kind: str = "request"
     ms: float = 0.0
     model: str | None = None
     arm: str | None = None
@@ -50,7 +51,8 @@ class Ledger:
         if not found:
             return position, [], 0
         entries: list[tuple[bytes, dict[bytes, bytes]]] = found[0][1]
-        samples = [sample for _, fields in entries if (sample := read_entry(fields.get(b"entry", b""))) is not None]
+        texts = (fields[b"entry"] for _, fields in entries if b"entry" in fields)  # feedback has no such field
+        samples = [sample for text in texts if (sample := read_entry(text)) is not None]
         return entries[-1][0].decode(), samples, len(entries)
 
 
@@ -66,7 +68,13 @@ def read_entry(text: bytes) -> Sample | None:
     except msgspec.DecodeError as error:
         log.warning("an entry of the ledger cannot be read and is left out: %s", error)
         return None
-    if line.model is None or line.arm is None or line.replayed or line.outcome not in _COUNTED:
+    if (
+        line.model is None
+        or line.arm is None
+        or line.replayed
+        or line.kind != "request"
+        or line.outcome not in _COUNTED
+    ):
         return None
     # A failure that another backend made good is one all the same: at 100 % there may be no other.
     failed = line.outcome == "failed" or line.retries > 0

@@ -6,7 +6,7 @@ there are never more than so many, however many come.
 | key | holds |
 |---|---|
 | `trireme:{ledger}:requests` | number of the newest generation |
-| `trireme:{ledger}:requests:<number>` | tenant/request id → `Known` as JSON; with `/score` behind → how often, the last |
+| `trireme:{ledger}:requests:<number>` | tenant/request id → `Known`, JSON; with `/score` → how often, the last |
 """
 
 from dataclasses import dataclass

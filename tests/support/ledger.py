@@ -13,7 +13,7 @@ _DECODER = msgspec.json.Decoder(Entry)
 def entries(stack: EmbeddedStack) -> list[Entry]:
     """All of them, in the order in which they were stored."""
     with redis.Redis.from_url(stack.valkey_url) as valkey:
-        return [_DECODER.decode(fields[b"entry"]) for _, fields in valkey.xrange(STREAM)]
+        return [_DECODER.decode(fields[b"entry"]) for _, fields in valkey.xrange(STREAM) if b"entry" in fields]
 
 
 def usage_sums(stack: EmbeddedStack) -> dict[str, int]:

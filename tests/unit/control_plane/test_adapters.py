@@ -136,7 +136,15 @@ def test_an_entry_says_how_quick_the_arm_was() -> None:
 
 @pytest.mark.parametrize(
     "changed",
-    [{"arm": None}, {"outcome": "refused"}, {"outcome": "cancelled"}, {"replayed": True}, {"model": None}, {"at": "x"}],
+    [
+        {"arm": None},
+        {"outcome": "refused"},
+        {"outcome": "cancelled"},
+        {"replayed": True},
+        {"kind": "mirror"},
+        {"model": None},
+        {"at": "x"},
+    ],
     ids=str,
 )
 def test_what_says_nothing_of_an_arm_is_left_out(changed: dict[str, object]) -> None:
@@ -217,3 +225,11 @@ async def test_two_starts_at_the_same_moment_make_one_rollout(redis: Redis) -> N
     )
     assert sorted(type(one).__name__ for one in both) == ["NotPossible", "Rollout"]
     assert msgspec.json.encode(await Store(redis).all()).count(b"boats") == 1
+
+
+async def test_feedback_between_the_entries_is_passed_over(redis: Redis, caplog: pytest.LogCaptureFixture) -> None:
+    await redis.xadd(ledger.STREAM, {"feedback": "{}", "request": "{}", "before": ""}, id="1-0")
+    await write(redis, entry("new"), since=2)
+    position, samples, number = await Ledger(redis).read("0-0")
+    assert (position, len(samples), number) == ("2-0", 1, 2)
+    assert caplog.records == []
