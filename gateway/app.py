@@ -337,6 +337,7 @@ def _routing(app: web.Application) -> tuple[Router, Directory]:
     base = RoutingSnapshot(backends=configured(routing, settings.triton.url), models=default_routes(models))
     router = Router(base, routing, probe, meters)
     models.accept_aliases(router.name_of)
+    models.accept_versions(router.versions_of)
     document = Document(app[REDIS], settings.auth.valkey_timeout_s)
     return router, Directory(base, router, document, resolver=SystemResolver(), settings=routing, meters=meters)
 

@@ -93,10 +93,11 @@ class Call:
     `prompt_cost` for its prompts. `answers`: how many texts are to be generated. `priority_class`: None until admission
     unless the client named one. `queue_position`: place in the queue of its class when it came, 0 if it did not wait.
     `stages`: milliseconds of each stage that has ended. `headers`: what stages add to the response. `session`: calls
-    of the same one should share a backend. `user`: of the tenant's, as the client names them. `prompt_ids`: of the
-    first prompt. `backend`: who answered. `arm`: of the model, the one that got it first. `experiment`, `unit`: where
-    the call counts, and for whom (a hash). `retries`: attempts that failed and were made again. `price`: of what was
-    used, in 10⁻⁹ of the currency. `mirrored`: of a copy, what it was compared with.
+    of the same one should share a backend. `user`: of the tenant's, as the client names them. `asked_version`: the only
+    one of the model that may answer, None for any; `model_version`: the one that did. `prompt_ids`: of the first
+    prompt. `backend`: who answered. `arm`: of the model, the one that got it first. `experiment`, `unit`: where the
+    call counts, and for whom (a hash). `retries`: attempts that failed and were made again. `price`: of what was used,
+    in 10⁻⁹ of the currency. `mirrored`: of a copy, what it was compared with.
     """
 
     id: str
@@ -111,6 +112,7 @@ class Call:
     stream: bool = False
     caller: Caller | None = None
     model: Model | None = None
+    asked_version: str | None = None
     model_version: str | None = None
     cost: int = 0
     prompt_cost: int = 0

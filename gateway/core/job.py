@@ -1,6 +1,7 @@
 """What a backend is asked to do, and the pieces in which it answers."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 import msgspec
@@ -10,21 +11,36 @@ from numpy.typing import NDArray
 from python_backends.preprocessing.schema import GenerationRequest
 
 Vectors = NDArray[np.float32]
+# The Triton model that holds the engine.
+ENGINE: Final = "vllm"
 
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """One Triton server, and what to call there; `url` without a trailing slash. `version`: None for the newest."""
+    """One Triton server, and what to call there; `url` without a trailing slash. `version`: None for the newest.
+
+    `engine_version`: of the engine behind it, where control requests go.
+    """
 
     name: str
     url: str
     triton_model: str = "chat"
     version: str | None = None
+    engine_version: str | None = None
 
     def path(self, action: str) -> str:
         """Of the model: `generate_stream`, `infer`."""
         version = "" if self.version is None else f"/versions/{self.version}"
         return f"/v2/models/{self.triton_model}{version}/{action}"
+
+    @property
+    def control_path(self) -> str:
+        return engine_path(self.engine_version)
+
+
+def engine_path(version: str | None) -> str:
+    """For control requests to an engine. None: the newest."""
+    return f"/v2/models/{ENGINE}{'' if version is None else f'/versions/{version}'}/generate"
 
 
 _FULL_CACHE: Final = 0.9
@@ -51,6 +67,17 @@ class EngineLoad(msgspec.Struct, frozen=True):
         this gateway must have sent them.
         """
         return min(1.0, self.waiting / (_OVERLOAD * max(_FEW_WAITING, self.running)))
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """What a backend says of itself. `load`: of the busiest of its engines, None if they do not tell.
+
+    `versions`: of each Triton model, those that are ready; empty if it does not tell.
+    """
+
+    load: EngineLoad | None = None
+    versions: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

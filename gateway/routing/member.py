@@ -8,7 +8,7 @@ from hashlib import sha256
 from typing import Final, Literal, Protocol
 
 from gateway.core.call import Call, served_by
-from gateway.core.job import Backend, EngineLoad
+from gateway.core.job import Backend, Condition, EngineLoad
 from gateway.core.snapshot import BackendSpec
 from gateway.errors import BackendFailed, BackendLost, BackendTimeout, BackendUnavailable, GatewayError, InvalidRequest
 from gateway.routing.ejection import Ejection
@@ -16,6 +16,7 @@ from gateway.routing.health import Health
 from gateway.routing.meters import Meters
 from gateway.routing.scoring import Candidate
 from gateway.routing.settings import RoutingSettings
+from gateway.routing.versions import Served
 
 Outcome = Literal["ok", "refused", "cancelled", "failed"]
 # What a request can end with when its backend is to blame.
@@ -27,7 +28,7 @@ _MISSED_PROBES = 2
 class Probe(Protocol):
     """Questions to a backend; both raise GatewayError."""
 
-    async def ready(self, backend: Backend) -> EngineLoad | None: ...
+    async def ready(self, backend: Backend) -> Condition: ...
 
     async def generate(self, backend: Backend) -> None: ...
 
@@ -50,6 +51,7 @@ class Member:
         self.ejection = Ejection(settings.ejection_failures, settings.ejection_s, settings.max_ejection_s, clock)
         self.candidate = Candidate(spec.id, seed_of(spec.id), 0.0)
         self.load: EngineLoad | None = None
+        self.served: Served = {}
         self.retired = False
         self._settings = settings
         self._probe = probe
@@ -218,9 +220,9 @@ class Member:
                 raise
         self.health.generated()
 
-    def _heard(self, load: EngineLoad | None) -> None:
+    def _heard(self, condition: Condition) -> None:
         self._answered_at = self._heard_at = self._clock()
-        self.load = load
+        self.load, self.served = condition.load, condition.versions
         self._weigh()
 
     def _failed(self, error: GatewayError, *, was_healthy: bool) -> None:

@@ -1,7 +1,7 @@
 """The models that clients can name."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -54,6 +54,7 @@ class Models:
     def __init__(self, models: Iterable[Model]) -> None:
         self._models = {model.name: model for model in models}
         self._name_of: Callable[[str], str] = str
+        self._versions_of: Callable[[str], Sequence[str]] = _none
 
     def __iter__(self) -> Iterator[Model]:
         return iter(self._models.values())
@@ -61,6 +62,14 @@ class Models:
     def accept_aliases(self, name_of: Callable[[str], str]) -> None:
         """`name_of`: an alias → the model's name; any other name → itself."""
         self._name_of = name_of
+
+    def accept_versions(self, versions_of: Callable[[str], Sequence[str]]) -> None:
+        """`versions_of`: those of a model that may be asked for as `name@version`."""
+        self._versions_of = versions_of
+
+    def versions(self, model: Model) -> Sequence[str]:
+        """Those that may be asked for, the oldest first."""
+        return self._versions_of(model.name)
 
     def allowed(self, call: Call) -> Iterator[Model]:
         """Those that the caller may use."""
@@ -75,7 +84,7 @@ class Models:
                 param="model",
                 code="missing_required_parameter",
             )
-        model = self._models.get(self._name_of(name))
+        model = self._models.get(self._name_of(name)) or self._by_version(call, name)
         if model is None:
             raise ModelNotFound(f"there is no model {name!r}; known models: {self._names(call)}", param="model")
         if call.caller is not None and not call.caller.may_use(model.name):
@@ -92,8 +101,24 @@ class Models:
             raise InvalidRequest(f"{name} does not do that: use {_ENDPOINTS[model.task]}", param="model")
         return model
 
+    def _by_version(self, call: Call, name: str) -> Model | None:
+        """`name@2`: that version and no other. Raises ModelNotFound when the model has it not."""
+        base, separator, version = name.rpartition("@")
+        model = self._models.get(self._name_of(base)) if separator else None
+        if model is None:
+            return None
+        call.asked_version = version
+        if version not in self._versions_of(model.name) and (call.caller is None or call.caller.may_use(model.name)):
+            known = ", ".join(self._versions_of(model.name)) or "none that can be asked for by number"
+            raise ModelNotFound(f"{base} has no version {version!r}; its versions: {known}", param="model")
+        return model
+
     def _names(self, call: Call) -> str:
         return ", ".join(model.name for model in self.allowed(call))
+
+
+def _none(_: str) -> Sequence[str]:
+    return ()
 
 
 def read_models(settings: ModelSettings) -> list[Model]:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 import zlib
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from gateway.routing.prefix import chain_of
 from gateway.routing.scoring import Ask
 from gateway.routing.settings import RoutingSettings
 from gateway.routing.strategies import build_strategy
+from gateway.routing.versions import common_version, in_order, serves, version_at
 from gateway.telemetry.tasks import Tasks
 
 log = logging.getLogger(__name__)
@@ -56,6 +58,7 @@ class Router:
         self._strategy = build_strategy(settings)
         self._watched: dict[Member, asyncio.Task[None]] = {}
         self._tasks: Tasks | None = None
+        self._running: Counter[tuple[str, str | None]] = Counter()
         self._table = _Table(RoutingSnapshot(), {}, {}, {}, {})
         self.apply(snapshot)
 
@@ -109,11 +112,38 @@ class Router:
         call.backend, call.arm = member.spec.id, call.arm or arm.name
         if call.caller is not None and "admin" in call.caller.scopes:
             call.headers["x-backend"] = member.spec.id
+        version = version_at(member.served, arm)
+        running = (_model_of(call), version)
+        self._running[running] += 1
         try:
             async with member.hold(call):
-                yield Backend(member.spec.id, member.spec.url.rstrip("/"), arm.triton_model, arm.version)
+                yield Backend(member.spec.id, member.spec.url.rstrip("/"), arm.triton_model, arm.version, version)
         finally:
+            self._running[running] -= 1
             self._judge(member)
+
+    def version_of(self, call: Call) -> str | None:
+        """That which will answer this call, if nothing fails meanwhile. None: it cannot be told, as backends differ or
+        say nothing, or there is none.
+        """
+        model = _model_of(call)
+        route = self._table.routes.get(model)
+        for arm in self._arms_for(call, route) if route is not None else ():
+            alive = [member.served for member in self._table.pools[model, arm.group] if member.alive]
+            able = [served for served in alive if serves(served, arm)] or alive
+            if able:
+                return common_version(able, arm)
+        return None
+
+    def versions_of(self, model: str) -> list[str]:
+        """Those that a client may ask for by number, the oldest first."""
+        route = self._table.routes.get(model)
+        arms = () if route is None else route.arms
+        return in_order(version for arm in arms for version in self._versions_at(model, arm))
+
+    def running(self, model: str, version: str) -> int:
+        """Requests of this gateway."""
+        return self._running[model, version]
 
     def name_of(self, model: str) -> str:
         """Of a model that may be called by an alias."""
@@ -134,19 +164,35 @@ class Router:
         await asyncio.gather(*(member.examine() for member in self))
 
     def _choose(self, call: Call, tried: Collection[str]) -> tuple[Member, Arm]:
-        model = call.model.name if call.model is not None else ""
+        model = _model_of(call)
         route = self._table.routes.get(model)
-        arms = arms_of(call, route) if route is not None else ()
+        arms = self._arms_for(call, route) if route is not None else ()
         for arm in arms:
             pool = self._table.pools[model, arm.group]
             found = self._available(pool, tried)
+            # Rather one that is known to have this version; if none is, what becomes of it tells of the version.
+            found = [member for member in found if serves(member.served, arm)] or found
             if found:
                 chosen = self._strategy.pick(self._ask(call, model), [member.candidate for member in found])
-                if route is not None and route.division is not None and arm is arms[0] and call.arm is None:
-                    note_experiment(call, route.division)
+                division = None if route is None or call.asked_version is not None else route.division
+                if division is not None and arm is arms[0] and call.arm is None:
+                    note_experiment(call, division)
                 return self._table.members[chosen.id], arm
         reason = self.problem or f"none that serves {model!r} is healthy"
         raise BackendUnavailable(f"no backend can take this request: {reason}", retry_after=1.0)
+
+    def _arms_for(self, call: Call, route: ModelRoute) -> Sequence[Arm]:
+        """By weight, or those of the one version that was asked for: nothing else stands in for it."""
+        if call.asked_version is None:
+            return arms_of(call, route)
+        having = [arm for arm in route.arms if call.asked_version in self._versions_at(route.name, arm)]
+        return sorted(having, key=lambda arm: -arm.weight)
+
+    def _versions_at(self, model: str, arm: Arm) -> set[str]:
+        """What the arm's backends would answer with."""
+        pool = self._table.pools[model, arm.group]
+        found = {version_at(member.served, arm) for member in pool if serves(member.served, arm)}
+        return {version for version in found if version is not None}
 
     def _available(self, pool: Sequence[Member], tried: Collection[str]) -> list[Member]:
         """Healthy, not draining, not left out. With too few of them, those left out come back: better than nobody.
@@ -224,3 +270,7 @@ def _serving(model: str, group: str, members: Collection[Member]) -> Sequence[Me
         for member in members
         if member.spec.group == group and (member.spec.models is None or model in member.spec.models)
     ]
+
+
+def _model_of(call: Call) -> str:
+    return call.model.name if call.model is not None else ""

@@ -16,7 +16,6 @@ from gateway.triton.client import TritonClient
 from gateway.triton.settings import TritonSettings
 from python_backends.messages import Control
 
-PATH = "/v2/models/vllm/generate"
 _PAUSE_S = 0.1
 
 
@@ -39,7 +38,7 @@ class Aborts:
         body = msgspec.json.encode({"plan": plan})
         for attempt in range(self._settings.abort_attempts):
             try:
-                await self._client.post(backend, PATH, body, timeout_s=self._settings.abort_timeout_s)
+                await self._client.post(backend, backend.control_path, body, timeout_s=self._settings.abort_timeout_s)
             except GatewayError:
                 if attempt + 1 == self._settings.abort_attempts:
                     self._counter.labels("failed").inc()

@@ -28,7 +28,10 @@ class Script:
 
 
 class FakeTriton:
-    """`requests`: bodies of `generate_stream`, probes left out; `aborts`: lists of ids; `hanging`: set by `hang_at`."""
+    """`requests`: bodies of `generate_stream`, probes left out; `aborts`: lists of ids; `hanging`: set by `hang_at`.
+
+    `versions`: ready ones of each model, None to keep them secret; `dead_engines`: versions; `loads`: by version.
+    """
 
     def __init__(self) -> None:
         self.script = Script()
@@ -43,6 +46,10 @@ class FakeTriton:
         self.running = 0
         self.most_running = 0
         self.url = ""
+        self.versions: dict[str, list[str]] | None = {"chat": ["1"], "vllm": ["1"], "embed": ["1"]}
+        self.dead_engines: set[str] = set()
+        self.loads: dict[str, dict[str, float]] = {}
+        self.abort_paths: list[str] = []
 
     @asynccontextmanager
     async def serve(self) -> AsyncIterator["FakeTriton"]:
@@ -52,6 +59,8 @@ class FakeTriton:
         app.router.add_post("/v2/models/chat/generate_stream", self._generate)
         app.router.add_post("/v2/models/{model}/versions/{version}/generate_stream", self._generate)
         app.router.add_post("/v2/models/vllm/generate", self._control)
+        app.router.add_post("/v2/models/vllm/versions/{version}/generate", self._control)
+        app.router.add_post("/v2/repository/index", self._index)
         app.router.add_post("/v2/models/embed/infer", self._infer)
         self._runner = runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.05)
         await runner.setup()
@@ -73,12 +82,21 @@ class FakeTriton:
     async def _control(self, request: web.Request) -> web.Response:
         plan = json.loads((await request.json())["plan"])
         if plan["control"] == "stats":
-            return web.json_response({"event": "{}"}, status=200 if self.alive else 400)
+            version = request.match_info.get("version", "")
+            dead = not self.alive or version in self.dead_engines
+            return web.json_response({"event": json.dumps(self.loads.get(version, {}))}, status=400 if dead else 200)
         if self.failing_aborts:
             self.failing_aborts -= 1
             return web.json_response({"error": "not now"}, status=500)
+        self.abort_paths.append(request.path)
         await self.aborts.put(plan["ids"])
         return web.json_response({"event": "{}"})
+
+    async def _index(self, _: web.Request) -> web.Response:
+        if self.versions is None:
+            return web.json_response({"error": "This API is restricted"}, status=403)
+        entries = [(model, version) for model, versions in self.versions.items() for version in versions]
+        return web.json_response([{"name": model, "version": one, "state": "READY"} for model, one in entries])
 
     async def _generate(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()

@@ -3,7 +3,7 @@
 from prometheus_client import CollectorRegistry
 
 from gateway.core.call import Call, Caller, Model
-from gateway.core.job import Backend, EngineLoad
+from gateway.core.job import Backend, Condition, EngineLoad
 from gateway.core.limit import TimeLimit
 from gateway.core.snapshot import Arm, BackendSpec, ModelRoute, RoutingSnapshot
 from gateway.errors import BackendFailed, GatewayError
@@ -26,11 +26,12 @@ class Clock:
 
 
 class FakeProbe:
-    """`failures`: what to raise, by backend id. `asked`: id and question."""
+    """`failures`: what to raise, `versions`: of Triton models, both by backend id. `asked`: id and question."""
 
     def __init__(self) -> None:
         self.failures: dict[str, GatewayError] = {}
         self.loads: dict[str, EngineLoad] = {}
+        self.versions: dict[str, dict[str, list[str]]] = {}
         self.asked: list[tuple[str, str]] = []
 
     def kill(self, name: str) -> None:
@@ -39,9 +40,9 @@ class FakeProbe:
     def questions(self, what: str) -> int:
         return sum(question == what for _, question in self.asked)
 
-    async def ready(self, backend: Backend) -> EngineLoad | None:
+    async def ready(self, backend: Backend) -> Condition:
         self._ask(backend, "ready")
-        return self.loads.get(backend.name)
+        return Condition(self.loads.get(backend.name), self.versions.get(backend.name, {}))
 
     async def generate(self, backend: Backend) -> None:
         self._ask(backend, "generate")

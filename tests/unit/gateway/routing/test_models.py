@@ -59,3 +59,31 @@ def test_lengths_come_from_the_directory_unless_they_are_set(model_dir: Path, tm
         embedding_max_model_len=66,
     )
     assert [model.max_model_len for model in read_models(explicit)] == [99, 66]
+
+
+def test_a_version_is_asked_for_behind_the_name() -> None:
+    models = Models(MODELS)
+    models.accept_versions({"chat": ["1", "2"], "vec": []}.__getitem__)
+    call = call_of()
+    assert models.resolve(call, "chat@2", "generate").name == "chat"
+    assert call.asked_version == "2"
+    with pytest.raises(ModelNotFound, match="no version '3'; its versions: 1, 2"):
+        models.find(call_of(), "chat@3")
+    with pytest.raises(ModelNotFound, match="none that can be asked for"):
+        models.find(call_of(), "vec@1")
+    with pytest.raises(ModelNotFound, match="no model 'other@1'"):
+        models.find(call_of(), "other@1")
+
+
+def test_versions_of_a_model_that_a_key_may_not_use_are_not_told() -> None:
+    models = Models(MODELS)
+    models.accept_versions({"chat": ["1", "2"], "vec": ["1"]}.__getitem__)
+    with pytest.raises(ModelNotAllowed):
+        models.find(call_of(frozenset({"vec"})), "chat@9")
+
+
+def test_a_name_with_an_at_sign_of_its_own_is_a_name() -> None:
+    models = Models([Model("chat@home", "generate", 100, 0)])
+    call = call_of()
+    assert models.find(call, "chat@home").name == "chat@home"
+    assert call.asked_version is None
