@@ -66,6 +66,7 @@ from gateway.config import Settings, read_pepper
 from gateway.core.snapshot import RoutingSnapshot
 from gateway.errors import KeysUnavailable
 from gateway.limits.limiter import Limiter
+from gateway.mirroring.mirroring import Mirroring
 from gateway.pipeline import Pipeline
 from gateway.routing.attempts import Attempts
 from gateway.routing.directory import Directory
@@ -293,7 +294,7 @@ async def _stages(app: web.Application) -> AsyncIterator[None]:
     app[ROUTER], app[DIRECTORY] = _routing(app)
     app[GATE] = Gate(settings.admission, metrics, strain=lambda: app[ROUTER].overload)
     routing = Attempts(app[ROUTER], settings.routing, metrics.retries)
-    aborts = Aborts(client, app[TASKS], settings.triton, metrics.aborts)
+    mirroring = _mirroring(app)
     limiter = app[LIMITER]
     app[GENERATION] = Pipeline(
         "generate",
@@ -302,7 +303,7 @@ async def _stages(app: web.Application) -> AsyncIterator[None]:
         limits=limiter,
         admission=app[GATE],
         routing=routing,
-        engine=Generation(client, aborts, settings.triton.prompts_at_once),
+        engine=mirroring,
         accounting=app[LEDGER],
     )
     app[EMBEDDING] = Pipeline(
@@ -316,6 +317,21 @@ async def _stages(app: web.Application) -> AsyncIterator[None]:
         accounting=app[LEDGER],
     )
     yield
+    await mirroring.close()
+
+
+def _mirroring(app: web.Application) -> Mirroring:
+    settings, metrics, client = app[SETTINGS], app[METRICS], app[CLIENT]
+    aborts = Aborts(client, app[TASKS], settings.triton, metrics.aborts)
+    return Mirroring(
+        Generation(client, aborts, settings.triton.prompts_at_once),
+        app[ROUTER],
+        Ledger(app[PRICES], [app[ENTRIES]], logging.DEBUG),
+        settings.mirroring,
+        threads=app[OFFLOAD],
+        outcomes=metrics.mirrored,
+        closing=lambda: app[GATE].closed,
+    )
 
 
 async def _watch(app: web.Application) -> AsyncIterator[None]:

@@ -24,6 +24,7 @@ from gateway.auth.settings import AuthSettings
 from gateway.cache.idempotency import IdempotencySettings
 from gateway.core.settings import PREFIX, Setting
 from gateway.limits.settings import LimitSettings
+from gateway.mirroring.settings import MirrorSettings
 from gateway.routing.models import ModelSettings, read_models
 from gateway.routing.settings import RoutingSettings
 from gateway.telemetry.logs import LogSettings
@@ -93,6 +94,7 @@ class Settings:
     limits: LimitSettings
     admission: AdmissionSettings
     routing: RoutingSettings
+    mirroring: MirrorSettings
     triton: TritonSettings
     accounting: AccountingSettings
     log: LogSettings

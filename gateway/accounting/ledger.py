@@ -26,9 +26,10 @@ class Pricing(Protocol):
 class Ledger:
     """Writes each call down once, the first time that it is closed: a line in the log, then `sinks`."""
 
-    def __init__(self, prices: Pricing, sinks: Sequence[Sink]) -> None:
+    def __init__(self, prices: Pricing, sinks: Sequence[Sink], level: int = logging.INFO) -> None:
         self._prices = prices
         self._sinks = tuple(sinks)
+        self._level = level
 
     @contextmanager
     def entry(self, call: Call) -> Iterator[None]:
@@ -36,9 +37,9 @@ class Ledger:
         try:
             yield
         except BaseException as error:  # cancellations too: every ending is written down, then goes on its way
-            self.close(call, outcome_of(error))
+            self.close(call, outcome_of(error), self._level)
             raise
-        self.close(call, outcome_of(None))
+        self.close(call, outcome_of(None), self._level)
 
     def close(self, call: Call, outcome: Outcome, level: int = logging.INFO) -> None:
         """Never raises, never waits: it also runs while a request is being cancelled."""

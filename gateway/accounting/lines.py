@@ -36,5 +36,7 @@ def _line(call: Call, outcome: Outcome, seconds: float) -> dict[str, Any]:
         line |= {"priority": call.priority_class, "queue_position": call.queue_position}
     if call.replayed:
         line["replayed"] = True
+    if call.mirrored:
+        line["mirror"] = call.mirrored.mirror
     line["stages_ms"] = {stage: round(milliseconds, 3) for stage, milliseconds in call.stages.items()}
     return line

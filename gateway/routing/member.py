@@ -152,6 +152,24 @@ class Member:
             self.candidate.tokens -= cost
             self._leave(call, outcome, began)
 
+    @asynccontextmanager
+    async def hold_copy(self, call: Call) -> AsyncIterator[None]:
+        """As `hold`, for what nobody waits for: however it ends, that is no evidence against this backend."""
+        lease, cost = asyncio.timeout(None), call.cost
+        self._leases[call] = lease
+        self.candidate.tokens += cost
+        self._idle.clear()
+        try:
+            async with lease:
+                yield
+        except TimeoutError as error:
+            raise BackendLost(f"backend {self.spec.id} died: {self.health.reason}") from error
+        finally:
+            self.candidate.tokens -= cost
+            del self._leases[call]
+            if not self._leases:
+                self._idle.set()
+
     def _enter(self, call: Call, cost: int) -> None:
         self._leases[call] = asyncio.timeout(None)
         self.candidate.tokens += cost

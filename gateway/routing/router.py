@@ -8,10 +8,11 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 from gateway.core.call import Call
 from gateway.core.job import Backend
-from gateway.core.snapshot import Arm, BackendSpec, ModelRoute, RoutingSnapshot
+from gateway.core.snapshot import Arm, BackendSpec, Mirror, ModelRoute, RoutingSnapshot
 from gateway.errors import BackendUnavailable
 from gateway.routing.arms import arms_of, note_experiment, owner_of
 from gateway.routing.member import Member, Probe
@@ -145,6 +146,29 @@ class Router:
         """Requests of this gateway."""
         return self._running[model, version]
 
+    def mirror_of(self, call: Call) -> Mirror | None:
+        """Where copies of such calls go, if anywhere. Those that ask for a version are not copied."""
+        route = self._table.routes.get(_model_of(call))
+        return None if route is None or call.asked_version is not None else route.mirror
+
+    def room_for(self, call: Call, arm: Arm, most: float) -> Literal["busy", "unavailable"] | None:
+        """Why none of the arm's backends can take a copy now. Without one that is less full than `most` it is busy."""
+        found = self._shadows(call, arm)
+        if not found:
+            return "unavailable"
+        return None if any(member.saturation < most for member in found) else "busy"
+
+    @asynccontextmanager
+    async def lease_copy(self, call: Call, arm: Arm) -> AsyncIterator[Backend]:
+        """On the least busy of the arm's backends. Raises BackendUnavailable, BackendLost."""
+        found = self._shadows(call, arm)
+        if not found:
+            raise BackendUnavailable("no backend can take this copy", retry_after=1.0)
+        member = min(found, key=lambda one: one.saturation)
+        call.backend, call.arm, version = member.spec.id, arm.name, version_at(member.served, arm)
+        async with member.hold_copy(call):
+            yield Backend(member.spec.id, member.spec.url.rstrip("/"), arm.triton_model, arm.version, version)
+
     def name_of(self, model: str) -> str:
         """Of a model that may be called by an alias."""
         return self._table.aliases.get(model, model)
@@ -210,6 +234,11 @@ class Router:
             if member.recovering:
                 member.candidate.ramp = member.ramp()
         return found
+
+    def _shadows(self, call: Call, arm: Arm) -> list[Member]:
+        """Healthy ones, without asking those that are left out whether they work again."""
+        pool = self._table.pools.get((_model_of(call), arm.group), ())
+        return [member for member in pool if member.alive and member.ejection.closed]
 
     def _ask(self, call: Call, model: str) -> Ask:
         settings, ids = self._settings, call.prompt_ids

@@ -163,6 +163,10 @@ class Metrics:
             "trireme_routing_refused", "Routing documents that made no sense.", ("source",), registry=registry
         )
 
+        self.mirrored = Counter(
+            "trireme_mirror", "Copies of requests, and what became of them.", ("model", "outcome"), registry=registry
+        )
+
     def _admission(self, registry: CollectorRegistry) -> None:
         self.queued = Gauge(
             "trireme_admission_queued", "Requests waiting for their turn.", ("class",), registry=registry

@@ -1,0 +1,1 @@
+"""What would another version have said?"""
