@@ -85,6 +85,7 @@ from gateway.triton.abort import Aborts
 from gateway.triton.client import TritonClient
 from gateway.triton.embedding import Embedding
 from gateway.triton.generation import Generation
+from gateway.triton.plan import Plans
 from gateway.triton.probe import TritonProbe
 from gateway.valkey.client import client
 from gateway.valkey.cluster import ClusterWire
@@ -105,6 +106,7 @@ OUTBOX = web.AppKey("OUTBOX", Outbox)
 PREDICTOR = web.AppKey("PREDICTOR", Predictor)
 SPOOL = web.AppKey("SPOOL", Spool)
 PRICES = web.AppKey("PRICES", Prices)
+PLANS = web.AppKey("PLANS", Plans)
 TOKEN_CHECKER = web.AppKey("TOKEN_CHECKER", TokenChecker)
 
 MAX_KEY_SET_BYTES = 1_000_000
@@ -293,6 +295,7 @@ async def _stages(app: web.Application) -> AsyncIterator[None]:
     settings, metrics, client = app[SETTINGS], app[METRICS], app[CLIENT]
     app[ROUTER], app[DIRECTORY] = _routing(app)
     app[GATE] = Gate(settings.admission, metrics, strain=lambda: app[ROUTER].overload)
+    app[PLANS] = Plans(client, app[ROUTER].spot, settings.triton, outcomes=metrics.plans, seconds=metrics.plan_seconds)
     routing = Attempts(app[ROUTER], settings.routing, metrics.retries)
     mirroring = _mirroring(app)
     limiter = app[LIMITER]

@@ -30,6 +30,7 @@
     │   ├── KeysUnavailable        503                         keys_unavailable
     │   ├── LimitsUnavailable      503                         limits_unavailable        only with the policy `closed`
     │   ├── BackendUnavailable     503                         backend_unavailable
+    │   ├── PlanSkipped            503                         plan_skipped              never seen outside
     │   ├── Shed                   503                         shed
     │   └── ShuttingDown           503                         shutting_down
     ├── BackendTimeout             504  server_error           backend_timeout           retryable
@@ -235,6 +236,12 @@ class LimitsUnavailable(Unavailable):
 
 class BackendUnavailable(Unavailable):
     code = "backend_unavailable"
+
+
+class PlanSkipped(Unavailable):
+    """How hard a text is was not asked. Requests go on without."""
+
+    code = "plan_skipped"
 
 
 class Shed(Unavailable):

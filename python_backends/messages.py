@@ -105,6 +105,25 @@ class Plan(_Wire, frozen=True):
     scripted: Script | None = None
 
 
+class EmbeddingOptions(_Wire, frozen=True):
+    """Beside the texts for `embed`. `truncate`: of a text that is too long the beginning is read, not refused."""
+
+    truncate: bool = False
+
+
+class Judgement(_Wire, frozen=True):
+    """How hard a text is, by which scorer, and why.
+
+    `score`: 0 to 1, the chance that the weaker of the two models the scorer was trained with answers wrongly.
+    `parts`: what moved it most from that of an average text, in logits: `meaning` is the embedding's part, the others
+    are features' names.
+    """
+
+    scorer: str
+    score: float
+    parts: dict[str, float] = {}
+
+
 class Control(_Wire, frozen=True):
     """A request to the engine itself instead of a generation: the `plan` tensor holds this, `input_ids` is absent."""
 

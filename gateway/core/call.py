@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from gateway.core.identity import NO_LIMITS, NO_QUOTAS, PRIORITY_CLASSES, Limits, PriorityClass, Quotas
+from gateway.core.job import Planned
 from gateway.core.limit import TimeLimit
 from gateway.core.mirrored import Mirrored
 from python_backends.messages import Timings
@@ -97,7 +98,8 @@ class Call:
     one of the model that may answer, None for any; `model_version`: the one that did. `prompt_ids`: of the first
     prompt. `backend`: who answered. `arm`: of the model, the one that got it first. `experiment`, `unit`: where the
     call counts, and for whom (a hash). `retries`: attempts that failed and were made again. `price`: of what was used,
-    in 10⁻⁹ of the currency. `mirrored`: of a copy, what it was compared with.
+    in 10⁻⁹ of the currency. `mirrored`: of a copy, what it was compared with. `planned`: what is known of its text;
+    `plan_failed`: it was asked in vain.
     """
 
     id: str
@@ -132,6 +134,8 @@ class Call:
     arm: str | None = None
     experiment: str | None = None
     unit: str | None = None
+    planned: Planned | None = None
+    plan_failed: bool = False
     retries: int = 0
     price: int = 0
     replayed: bool = False

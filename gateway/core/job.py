@@ -99,6 +99,20 @@ class EmbeddingJob:
     inputs: list[list[int]]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Planned:
+    """What the ensemble `plan` says of a text. `score`: how hard it is, 0 to 1; `parts`: what moved it most, in logits.
+
+    `embedding`: FP32[dimensions], of its first `tokens` tokens.
+    """
+
+    score: float
+    parts: Mapping[str, float]
+    scorer: str
+    embedding: Vectors
+    tokens: int
+
+
 class Chunk(NamedTuple):
     """`choice` is JSON: one element of `choices` in OpenAI's stream, ready to be sent."""
 

@@ -9,6 +9,8 @@ from urllib.parse import urlsplit
 import msgspec
 
 DEFAULT_GROUP: Final = "default"
+# The ensemble, and its route: no client can name it.
+PLAN: Final = "plan"
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,62}")
 
 AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]

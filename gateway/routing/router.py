@@ -169,6 +169,21 @@ class Router:
         async with member.hold_copy(call):
             yield Backend(member.spec.id, member.spec.url.rstrip("/"), arm.triton_model, arm.version, version)
 
+    def spot(self, name: str) -> tuple[Backend, float] | None:
+        """The least loaded backend of the route `name` and how full it is, for a question that takes no lease."""
+        route = self._table.routes.get(name)
+        found = (
+            (member.saturation, member.spec, arm)
+            for arm in (() if route is None else route.arms)
+            for member in self._table.pools[name, arm.group]
+            if arm.weight and member.alive and member.ejection.closed
+        )
+        best = min(found, key=lambda one: one[0], default=None)
+        if best is None:
+            return None
+        saturation, spec, arm = best
+        return Backend(spec.id, spec.url.rstrip("/"), arm.triton_model, arm.version), saturation
+
     def name_of(self, model: str) -> str:
         """Of a model that may be called by an alias."""
         return self._table.aliases.get(model, model)

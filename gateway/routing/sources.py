@@ -8,7 +8,7 @@ from typing import Protocol
 from msgspec.structs import replace
 
 from gateway.core.call import Model
-from gateway.core.snapshot import Arm, BackendSpec, ModelRoute, RoutingSnapshot
+from gateway.core.snapshot import PLAN, Arm, BackendSpec, ModelRoute, RoutingSnapshot
 from gateway.routing.settings import RoutingSettings
 
 _TRITON_MODEL = {"generate": "chat", "embed": "embed"}
@@ -29,10 +29,13 @@ class SystemResolver:
 
 
 def default_routes(models: Iterable[Model]) -> tuple[ModelRoute, ...]:
-    """Each model on every backend of the default group."""
+    """Each model on every backend of the default group, and the ensemble `plan` where there is an embedding model."""
+    wanted = {model.name: _TRITON_MODEL[model.task] for model in models}
+    if "embed" in wanted.values():
+        wanted[PLAN] = PLAN
     return tuple(
-        ModelRoute(name=model.name, arms=(Arm(name="stable", triton_model=_TRITON_MODEL[model.task]),))
-        for model in models
+        ModelRoute(name=name, arms=(Arm(name="stable", triton_model=triton_model),))
+        for name, triton_model in wanted.items()
     )
 
 

@@ -61,11 +61,20 @@ class Metrics:
             registry=registry,
         )
         self.aborts = Counter("trireme_aborts", "Requests ended in the engine early.", ("outcome",), registry=registry)
+        self._plans(registry)
         self._identity(registry)
         self._caches(registry)
         self._ledger(registry)
         self._limits(registry)
         self._gauges(registry)
+
+    def _plans(self, registry: CollectorRegistry) -> None:
+        self.plans = Counter(
+            "trireme_plans", "Questions to the ensemble `plan`: how hard is it?", ("outcome",), registry=registry
+        )
+        self.plan_seconds = Histogram(
+            "trireme_plan_seconds", "Time to an answer.", buckets=_STAGE_SECONDS, registry=registry
+        )
 
     def _identity(self, registry: CollectorRegistry) -> None:
         self.auth_failures = Counter(

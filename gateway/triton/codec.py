@@ -8,8 +8,9 @@ import msgspec
 import numpy as np
 
 from gateway.core.call import Call
-from gateway.core.job import GenerationJob, Prompt, Vectors
+from gateway.core.job import GenerationJob, Planned, Prompt, Vectors
 from gateway.errors import BackendFailed
+from python_backends.messages import Judgement
 from python_backends.preprocessing.parsing import encode_pretokenized
 from python_backends.preprocessing.schema import ChatRequest, GenerationRequest
 
@@ -91,6 +92,18 @@ def _input(name: str, values: "np.ndarray[Any, Any]") -> dict[str, Any]:
     }
 
 
+def plan_request(text: str) -> bytes:
+    """One `infer` request to the ensemble `plan`: a chat of one turn. The embedding comes back as binary."""
+    request = _ENCODER.encode({"messages": [{"role": "user", "content": text}]}).decode()
+    outputs = [{"name": name} for name in ("decision", "prompt_tokens")]
+    return _ENCODER.encode(
+        {
+            "inputs": [{"name": "request", "shape": [1], "datatype": "BYTES", "data": [request]}],
+            "outputs": [*outputs, {"name": "embedding", "parameters": {"binary_data": True}}],
+        }
+    )
+
+
 class _Parameters(msgspec.Struct):
     binary_data_size: int
 
@@ -134,3 +147,39 @@ def embed_answer(body: bytes, headers: Mapping[str, str]) -> Embedded:
         return Embedded(vectors, int(np.frombuffer(counts, dtype="<i4").sum()), answer.model_version)
     except (KeyError, ValueError, msgspec.DecodeError) as error:
         raise BackendFailed("the embedding model's answer makes no sense") from error
+
+
+class _PlanOutput(msgspec.Struct):
+    name: str
+    shape: list[int]
+    data: list[str | int] | None = None
+
+
+class _PlanAnswer(msgspec.Struct):
+    outputs: list[_PlanOutput]
+
+
+_PLAN_ANSWER = msgspec.json.Decoder(_PlanAnswer)
+_JUDGEMENT = msgspec.json.Decoder(Judgement)
+
+
+def plan_answer(body: bytes, headers: Mapping[str, str]) -> Planned:
+    """Raises BackendFailed."""
+    try:
+        start = int(headers[JSON_LENGTH])
+        outputs = {output.name: output for output in _PLAN_ANSWER.decode(body[:start]).outputs}
+        judgement = _JUDGEMENT.decode(str(_only(outputs["decision"])))
+        embedding = np.frombuffer(memoryview(body)[start:], dtype="<f4")
+        tokens = int(_only(outputs["prompt_tokens"]))
+    except (KeyError, ValueError, msgspec.DecodeError) as error:
+        raise BackendFailed("the answer of the ensemble `plan` makes no sense") from error
+    if not (embedding.size and 0 <= judgement.score <= 1 and np.isfinite(embedding).all()):
+        raise BackendFailed("the ensemble `plan` answers with numbers that make no sense")
+    return Planned(judgement.score, judgement.parts, judgement.scorer, embedding, tokens)
+
+
+def _only(output: _PlanOutput) -> str | int:
+    """Raises ValueError."""
+    if not output.data or len(output.data) != 1:
+        raise ValueError(f"{output.name} has not one value")
+    return output.data[0]

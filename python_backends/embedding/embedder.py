@@ -36,6 +36,11 @@ def batches(lengths: Sequence[int], max_batch_tokens: int) -> Iterator[list[int]
         yield batch
 
 
+def truncated(ids: Sequence[int], most: int) -> list[int]:
+    """Its beginning, and the special token that ends it."""
+    return [*ids] if len(ids) <= most else [*ids[: most - 1], ids[-1]]
+
+
 class ScriptedEmbedder:
     """The same unit vector for the same ids, and another one for others: for tests that need no meaning."""
 

@@ -3,12 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import triton_python_backend_utils as pb_utils
 
-from python_backends.embedding.embedder import Embedder, ScriptedEmbedder, Vectors
+from python_backends.embedding.embedder import Embedder, ScriptedEmbedder, Vectors, truncated
 from python_backends.embedding.transformers_embedder import TransformersEmbedder
 from python_backends.embedding.worker import EmbeddingWorker, Job
 from python_backends.llm.engine import EngineError
+from python_backends.messages import EmbeddingOptions
 from python_backends.preprocessing.errors import RequestError
 from python_backends.preprocessing.tokenizer import TextTokenizer
 from python_backends.runtime.errors import engine_error, request_error
@@ -53,6 +55,8 @@ class EmbeddingModel:
         ids, texts = read_array(request, "input_ids"), read_array(request, "text")
         if texts is not None and ids is None:
             inputs = self._tokenizer.encode_many([text.decode("utf-8", "replace") for text in texts])
+            if _options(read_array(request, "options")).truncate:
+                inputs = [truncated(ids, self._embedder.max_tokens) for ids in inputs]
         elif ids is not None and texts is None:
             inputs = _cut(ids.tolist(), read_array(request, "lengths"))
         else:
@@ -72,6 +76,16 @@ class EmbeddingModel:
                 )
             if not 0 <= min(ids) <= max(ids) < self._tokenizer.vocab_size:
                 raise RequestError(f"input {number} holds ids that the model does not have", param="input_ids")
+
+
+def _options(given: Any) -> EmbeddingOptions:
+    """Raises RequestError."""
+    if given is None:
+        return EmbeddingOptions()
+    try:
+        return msgspec.json.decode(given[0], type=EmbeddingOptions)
+    except (msgspec.DecodeError, IndexError) as error:
+        raise RequestError(f"options: {error}", param="options") from error
 
 
 def _cut(ids: list[int], lengths: Any) -> list[list[int]]:

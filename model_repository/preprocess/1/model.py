@@ -6,12 +6,18 @@ from typing import Any
 import msgspec
 import triton_python_backend_utils as pb_utils
 
+from python_backends.messages import EmbeddingOptions
 from python_backends.preprocessing.errors import RequestError
+from python_backends.preprocessing.parsing import parse_generation
 from python_backends.preprocessing.plan import Planner
 from python_backends.preprocessing.prompts import PromptBuilder
+from python_backends.preprocessing.question import question_of
+from python_backends.routing.features import features_of
 from python_backends.runtime.errors import request_error
 from python_backends.runtime.settings import generation_settings, repository_of
-from python_backends.runtime.tensors import bytes_tensor, int_tensor, read_array, read_bytes
+from python_backends.runtime.tensors import bytes_tensor, float_tensor, int_tensor, read_array, read_bytes
+
+_OPTIONS = msgspec.json.encode(EmbeddingOptions(truncate=True))
 
 
 class TritonPythonModel:
@@ -23,14 +29,27 @@ class TritonPythonModel:
         return [self._respond(request) for request in requests]
 
     def _respond(self, request: Any) -> Any:
-        ids = read_array(request, "input_ids")
+        """What the engine is to do, or what the text asks, or both: what the next step wants."""
+        wanted = set(request.requested_output_names())
         try:
-            planned = self._planner.plan(
-                read_bytes(request, "request"),
-                None if ids is None else ids.tolist(),
-                json.loads(request.parameters() or "{}"),
-            )
+            plan = self._plan(request) if wanted & {"input_ids", "plan"} else []
+            question = self._question(request) if wanted & {"text", "features", "options"} else []
         except RequestError as error:
             return request_error(error)
-        plan = bytes_tensor("plan", msgspec.json.encode(planned.plan))
-        return pb_utils.InferenceResponse(output_tensors=[int_tensor("input_ids", planned.input_ids), plan])
+        return pb_utils.InferenceResponse(output_tensors=[*plan, *question])
+
+    def _plan(self, request: Any) -> list[Any]:
+        ids = read_array(request, "input_ids")
+        planned = self._planner.plan(
+            read_bytes(request, "request"),
+            None if ids is None else ids.tolist(),
+            json.loads(request.parameters() or "{}"),
+        )
+        return [int_tensor("input_ids", planned.input_ids), bytes_tensor("plan", msgspec.json.encode(planned.plan))]
+
+    def _question(self, request: Any) -> list[Any]:
+        text = question_of(parse_generation(read_bytes(request, "request"), pretokenized=False))
+        if not text:
+            raise RequestError("there is no text of a user to judge", param="messages")
+        features = float_tensor("features", features_of(text))
+        return [bytes_tensor("text", text.encode()), features, bytes_tensor("options", _OPTIONS)]

@@ -63,7 +63,11 @@ def world(redis: Redis) -> World:
 
 def test_models_are_served_by_the_triton_model_of_their_task() -> None:
     routes = default_routes([Model("chatty", "generate", 9, 0), Model("vec", "embed", 9, 0, 4)])
-    assert [(route.name, route.arms[0].triton_model) for route in routes] == [("chatty", "chat"), ("vec", "embed")]
+    assert [(route.name, route.arms[0].triton_model) for route in routes] == [
+        ("chatty", "chat"),
+        ("vec", "embed"),
+        ("plan", "plan"),
+    ]
 
 
 def test_the_one_triton_server_is_the_backend_unless_others_are_named_or_looked_up() -> None:

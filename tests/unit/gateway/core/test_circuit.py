@@ -1,6 +1,6 @@
 """Failing at once instead of waiting again and again."""
 
-from gateway.valkey.circuit import Circuit
+from gateway.core.circuit import Circuit
 
 
 class Clock:

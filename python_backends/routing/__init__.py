@@ -1,0 +1,1 @@
+"""Texts → how hard they are: what the multi-model router goes by."""
