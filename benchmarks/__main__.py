@@ -5,7 +5,19 @@ from typing import Annotated
 
 import typer
 
-from benchmarks import affinity, classes, engine, identity, limits, overhead, preemption, rollouts, routing, scheduling
+from benchmarks import (
+    affinity,
+    classes,
+    engine,
+    identity,
+    limits,
+    overhead,
+    preemption,
+    rollouts,
+    routing,
+    scheduling,
+    tracing,
+)
 
 app = typer.Typer(help=__doc__, no_args_is_help=False, add_completion=False)
 Write = Annotated[bool, typer.Option("--write", help="Record the result in docs/benchmarks.md.")]
@@ -69,6 +81,12 @@ def run_affinity(rounds: int = 4, write: Write = False) -> None:
     _end(affinity.run(rounds, write=write))
 
 
+@app.command("tracing")
+def run_tracing(requests: int = 4500, write: Write = False) -> None:
+    """CPU time of the gateway without tracing, at 1 % and at 100 % (about a minute)."""
+    _end(tracing.run(requests, write=write))
+
+
 @app.command("rollouts")
 def run_rollouts(write: Write = False) -> None:
     """How soon a worse version is rolled back, and how often a good one is (minutes)."""
@@ -86,6 +104,7 @@ def run_all(context: typer.Context) -> None:
             scheduling.run(write=False),
             routing.run(write=False),
             affinity.run(4, write=False),
+            tracing.run(4500, write=False),
             rollouts.run(write=False),
             classes.run(20.0, write=False),
             preemption.run(4, write=False),

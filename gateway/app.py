@@ -1,6 +1,8 @@
 """The composition root: builds every object once, and owns every lifetime."""
 
 import logging
+import os
+import socket
 import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -47,6 +49,7 @@ from gateway.api.keys import (
     TENANT_STORE,
     TEXTS,
     TOKENIZING,
+    TRACES,
     USAGE,
     Texts,
 )
@@ -75,8 +78,10 @@ from gateway.routing.meters import Meters
 from gateway.routing.models import Models, read_models
 from gateway.routing.router import Router
 from gateway.routing.sources import SystemResolver, configured, default_routes
+from gateway.telemetry.export import SpanQueue, otlp_exporter
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.tasks import Tasks
+from gateway.telemetry.traces import Traces
 from gateway.tokens.cache import TokenCache
 from gateway.tokens.counting import EmbeddingTokens, GenerationTokens
 from gateway.tokens.offload import Offload
@@ -129,7 +134,7 @@ def make_app(settings: Settings) -> web.Application:
     app[MODELS] = Models(read_models(settings.models))
     app[TEXTS] = _texts(settings, metrics)
     app[OPENAPI] = describe(table, version("trireme"))
-    app.cleanup_ctx.extend([_threads, _tasks, _triton, _spool, _valkey, _ledger, _tokens, _keys])
+    app.cleanup_ctx.extend([_threads, _tasks, _traces, _triton, _spool, _valkey, _ledger, _tokens, _keys])
     app.cleanup_ctx.extend([_repeats, _limits, _stages, _watch])
     add_endpoints(app, table)
     return app
@@ -164,6 +169,19 @@ async def _tasks(app: web.Application) -> AsyncIterator[None]:
     """Ends before the connections that the tasks use."""
     app[TASKS] = Tasks()
     yield
+
+
+async def _traces(app: web.Application) -> AsyncIterator[None]:
+    """Where spans are wanted. Ends after the tasks, so that it sends the spans of the last requests too."""
+    settings = app[SETTINGS].traces
+    if settings.endpoint is None:
+        yield
+        return
+    queue = SpanQueue(otlp_exporter(settings.endpoint), settings.queue_requests, app[METRICS].spans_dropped)
+    app[TRACES] = Traces(settings, queue, f"{socket.gethostname()}-{os.getpid()}")
+    app[TASKS].keep("send spans", queue.run)
+    yield
+    await queue.close(FAREWELL_S)
 
 
 async def _spool(app: web.Application) -> AsyncIterator[None]:
@@ -203,7 +221,8 @@ async def _ledger(app: web.Application) -> AsyncIterator[None]:
     identities = Identities(settings.top_identities)
     metrics.registry.register(identities)
     app[ENTRIES] = entries
-    app[LEDGER] = Ledger(app[PRICES], [Measurements(metrics), identities, entries])
+    traces = [app[TRACES]] if TRACES in app else []
+    app[LEDGER] = Ledger(app[PRICES], [Measurements(metrics), identities, entries, *traces])
     app[FEEDBACK] = Feedback(
         app[VALKEY], index, settings.stream_entries, count=metrics.feedback, scores=metrics.feedback_scores
     )

@@ -28,6 +28,7 @@ from gateway.mirroring.settings import MirrorSettings
 from gateway.routing.models import ModelSettings, read_models
 from gateway.routing.settings import RoutingSettings
 from gateway.telemetry.logs import LogSettings
+from gateway.telemetry.traces import TraceSettings
 from gateway.tokens.counting import TokenSettings
 from gateway.triton.settings import TritonSettings
 from gateway.valkey.connection import ValkeySettings
@@ -98,6 +99,7 @@ class Settings:
     triton: TritonSettings
     accounting: AccountingSettings
     log: LogSettings
+    traces: TraceSettings
 
 
 class ConfigError(Exception):

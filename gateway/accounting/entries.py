@@ -22,6 +22,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     `retries`: attempts that failed and were made again. `kind`: `mirror` for a copy that nobody asked for and nobody
     pays; `mirrored`: what it was compared with.
     `replayed`: the answer was one from before (`Idempotency-Key`), and nothing was used.
+    `queue_position`: in its class when it came, 0 if it did not wait; `stages_ms.admission` is how long it waited.
     `ms` and `ttft_ms` count from the request's arrival; `stages_ms` are the names of `server-timing`.
     """
 
@@ -45,6 +46,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     stream: bool = False
     replayed: bool = False
     priority: str | None = None
+    queue_position: int = 0
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
@@ -94,6 +96,7 @@ def entry_of(call: Call, outcome: Outcome, seconds: float) -> Entry | None:
         stream=call.stream,
         replayed=call.replayed,
         priority=call.priority_class,
+        queue_position=call.queue_position,
         prompt_tokens=usage.prompt,
         cached_tokens=usage.cached,
         completion_tokens=usage.completion,

@@ -136,6 +136,7 @@ class Gate:
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
                 turn.exception()  # a refusal that came too late to be told
+            call.mark("admission")
             self._leave(ticket)
             raise
         finally:
@@ -202,8 +203,9 @@ class Gate:
 
     def _turn_away(self, tickets: Iterable[Ticket], why: Callable[[Ticket], GatewayError]) -> None:
         for ticket in tickets:
-            turn, error = self._waiting[ticket].turn, why(ticket)
+            (call, turn), error = self._waiting[ticket], why(ticket)
             if not turn.done():
+                call.mark("admission")
                 self._count_refusal(ticket, error.code)
                 turn.set_exception(error)
 

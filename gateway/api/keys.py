@@ -23,6 +23,7 @@ from gateway.routing.directory import Directory
 from gateway.routing.models import Models
 from gateway.routing.router import Router
 from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.traces import Traces
 from gateway.tokens.offload import Offload
 from python_backends.preprocessing.prompts import PromptBuilder
 from python_backends.preprocessing.schema import EmbeddingRequest, GenerationRequest
@@ -42,6 +43,7 @@ class Texts:
 
 HTTP = web.AppKey("HTTP", HttpSettings)
 METRICS = web.AppKey("METRICS", Metrics)
+TRACES = web.AppKey("TRACES", Traces)
 LEDGER = web.AppKey("LEDGER", Ledger)
 ENTRIES = web.AppKey("ENTRIES", LedgerStream)
 FEEDBACK = web.AppKey("FEEDBACK", Feedback)

@@ -9,10 +9,11 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from gateway.accounting.outcome import Outcome, outcome_of
-from gateway.api.keys import CALL, GATE, HTTP, LEDGER, METRICS
+from gateway.api.keys import CALL, GATE, HTTP, LEDGER, METRICS, TRACES
 from gateway.api.responses import error_response, standard_headers
 from gateway.core.call import Call
 from gateway.core.limit import TimeLimit
+from gateway.core.trace import read_traceparent
 from gateway.errors import (
     ClientGone,
     GatewayError,
@@ -26,7 +27,6 @@ from gateway.telemetry.metrics import UNKNOWN
 log = logging.getLogger(__name__)
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 # Asked every few seconds by machines: written down only when somebody wants to see everything.
 _ROUTINE = frozenset({"/health/live", "/health/ready", "/metrics"})
 
@@ -36,6 +36,8 @@ async def access(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Every request ends in exactly one line, whichever way it goes."""
     call = _new_call(request)
     request[CALL] = call
+    if (traces := request.app.get(TRACES)) is not None:
+        traces.begin(call)
     ledger, in_flight = request.app[LEDGER], request.app[METRICS].in_flight
     in_flight.inc()
     try:
@@ -99,7 +101,7 @@ def _new_call(request: web.Request) -> Call:
         uid=uid,
         route=_route(request),
         limit=TimeLimit(request.app[HTTP].default_deadline_s),
-        traceparent=traceparent if _TRACEPARENT.fullmatch(traceparent) else None,
+        traceparent=traceparent if read_traceparent(traceparent) else None,
         session=session if _REQUEST_ID.fullmatch(session) else None,
     )
 

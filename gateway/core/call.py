@@ -9,6 +9,7 @@ from gateway.core.identity import NO_LIMITS, NO_QUOTAS, PRIORITY_CLASSES, Limits
 from gateway.core.job import Planned
 from gateway.core.limit import TimeLimit
 from gateway.core.mirrored import Mirrored
+from gateway.core.trace import Trace
 from python_backends.messages import Timings
 
 Task = Literal["generate", "embed"]
@@ -100,6 +101,9 @@ class Call:
     call counts, and for whom (a hash). `retries`: attempts that failed and were made again. `price`: of what was used,
     in 10⁻⁹ of the currency. `mirrored`: of a copy, what it was compared with. `planned`: what is known of its text;
     `plan_failed`: it was asked in vain.
+
+    `traceparent`: the client's; `trace`: None unless spans of this call are recorded; `marks`: when each stage ended
+    (monotonic seconds); `failed`: backend and error code of each attempt that was made again.
     """
 
     id: str
@@ -107,6 +111,7 @@ class Call:
     route: str
     limit: TimeLimit
     traceparent: str | None = None
+    trace: Trace | None = None
     priority_class: PriorityClass | None = None
     started: float = field(default_factory=time.monotonic)
     created: int = field(default_factory=lambda: int(time.time()))
@@ -126,6 +131,7 @@ class Call:
     last_token_at: float | None = None
     engine: Timings | None = None
     stages: dict[str, float] = field(default_factory=dict)
+    marks: list[tuple[str, float]] = field(default_factory=list)
     headers: dict[str, str] = field(default_factory=dict)
     session: str | None = None
     user: str | None = None
@@ -137,6 +143,7 @@ class Call:
     planned: Planned | None = None
     plan_failed: bool = False
     retries: int = 0
+    failed: list[tuple[str, str]] = field(default_factory=list)
     price: int = 0
     replayed: bool = False
     mirrored: Mirrored | None = None
@@ -152,6 +159,11 @@ class Call:
         return self.id if self.uid in self.id else f"{self.id}.{self.uid}"
 
     @property
+    def context(self) -> str | None:
+        """The `traceparent` for the backend of the present attempt."""
+        return self.traceparent if self.trace is None else self.trace.traceparent(self.retries)
+
+    @property
     def priority(self) -> int:
         """For the engine: 0 is the most urgent."""
         return PRIORITY_CLASSES.index(self.priority_class or "standard")
@@ -160,6 +172,7 @@ class Call:
         """`stage` ends here: it took the time since the last mark."""
         now = time.monotonic()
         self.stages[stage] = (now - self._marked) * 1000
+        self.marks.append((stage, now))
         self._marked = now
 
     def saw_tokens(self, number: int) -> None:

@@ -84,6 +84,8 @@ class Attempts:
                 first = next(iter(failed.values()), error)
                 if backend is None or not self._again(call, error, len(failed)):
                     raise first from error.__cause__
+                call.mark("failed_attempt")
+                call.failed.append((backend.name, error.code))
                 call.retries += 1
                 log.info("request %s is tried elsewhere: %s", call.id, error.message)
             else:

@@ -66,6 +66,7 @@ class Metrics:
         self._caches(registry)
         self._ledger(registry)
         self._limits(registry)
+        self._traces(registry)
         self._gauges(registry)
 
     def _plans(self, registry: CollectorRegistry) -> None:
@@ -120,6 +121,11 @@ class Metrics:
         )
         self.limits_degraded = Gauge(
             "trireme_limits_degraded", "1: the last decision was made without Valkey, 0: with it.", registry=registry
+        )
+
+    def _traces(self, registry: CollectorRegistry) -> None:
+        self.spans_dropped = Counter(
+            "trireme_spans_dropped", "Spans that did not reach the collector.", ("reason",), registry=registry
         )
 
     def _gauges(self, registry: CollectorRegistry) -> None:

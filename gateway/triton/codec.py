@@ -46,7 +46,7 @@ def stream_request(call: Call, job: GenerationJob, prompt: Prompt, engine_id: st
             input_ids=prompt.ids,
             deadline_ms=int(call.limit.remaining * 1000) + ENGINE_GRACE_MS,
             priority=call.priority,
-            traceparent=call.traceparent,
+            traceparent=call.context,
         )
     )
 
