@@ -40,8 +40,9 @@ def run(requests: int, *, write: bool) -> bool:
     ]
     text = (
         f"`python -m benchmarks tracing --requests {requests}` · {machine()}\n\n"
-        f"CPU time of the gateway's process, its sending thread included; one request at a time, not streamed; medians of "
-        f"{ROUNDS} blocks of {requests // ROUNDS}. Goal: at 1 % at most {GOAL:.0%} more: {'met' if met else 'not met'}.\n\n"
+        "CPU time of the gateway's process, its sending thread included; one request at a time, not streamed; medians "
+        f"of {ROUNDS} blocks of {requests // ROUNDS}. Goal: at 1 % at most {GOAL:.0%} more: "
+        f"{'met' if met else 'not met'}.\n\n"
         f"{table(['traced', 'µs a request', 'blocks', 'added µs'], rows)}\n"
     )
     sys.stdout.write(text)
