@@ -12,6 +12,10 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from control_plane import page
+from control_plane.experiments.ledger import TrialLedger
+from control_plane.experiments.observer import Observer
+from control_plane.experiments.page import section
+from control_plane.experiments.store import TrialStore
 from control_plane.lease import Lease
 from control_plane.metrics import Meters
 from control_plane.rollouts.controller import Controller
@@ -24,6 +28,7 @@ log = logging.getLogger(__name__)
 
 SETTINGS = web.AppKey("SETTINGS", ControlSettings)
 CONTROLLER = web.AppKey("CONTROLLER", Controller)
+OBSERVER = web.AppKey("OBSERVER", Observer)
 METERS = web.AppKey("METERS", Meters)
 _UNAVAILABLE = 503
 
@@ -51,8 +56,10 @@ async def _controller(app: web.Application) -> AsyncIterator[None]:
         retry=Retry(NoBackoff(), 1),
     ) as redis:
         lease = Lease(redis, secrets.token_hex(8), settings.lease_s)
+        routing, meters = RoutingDocument(redis), app[METERS]
+        app[OBSERVER] = Observer(TrialStore(redis), TrialLedger(redis), routing, lease=lease, meters=meters)
         app[CONTROLLER] = Controller(
-            Store(redis), Ledger(redis), RoutingDocument(redis), lease=lease, meters=app[METERS]
+            Store(redis), Ledger(redis), routing, lease=lease, meters=meters, others=[app[OBSERVER]]
         )
         task = asyncio.create_task(app[CONTROLLER].run(settings.every_s, settings.lease_s / 2), name="controller")
         task.add_done_callback(_end_with)
@@ -69,8 +76,9 @@ def _end_with(task: asyncio.Task[None]) -> None:
 
 
 async def show(request: web.Request) -> web.Response:
-    controller = request.app[CONTROLLER]
-    text = page.render(controller.rollouts, controller.leading, controller.worked_at)
+    controller, observer = request.app[CONTROLLER], request.app[OBSERVER]
+    more = [section(trial, observer.known(trial)) for trial in observer.trials if trial.under_way]
+    text = page.render(controller.rollouts, controller.leading, controller.worked_at, more)
     headers = {"content-security-policy": page.POLICY, "cache-control": "no-store", "x-content-type-options": "nosniff"}
     return web.Response(text=text, content_type="text/html", headers=headers)
 

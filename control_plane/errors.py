@@ -1,8 +1,8 @@
 # ruff: noqa: N818 - each name is read as an answer: "not possible", "nobody there"
-"""What can go wrong with a rollout.
+"""What can go wrong with a rollout or an experiment.
 
 ControlError
-├── NotFound       there is no such rollout
+├── NotFound       there is nothing of that name
 ├── NotPossible    not now, or not with this model: the message says why
 └── Raced          somebody else changed it at the same moment; again is safe
 """

@@ -7,6 +7,7 @@ from typing import get_args
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from control_plane.experiments.state import Experiment, Trial
 from control_plane.rollouts.state import OPEN, Rollout, Status
 
 
@@ -24,6 +25,10 @@ class Meters:
             "trireme_rollout_decisions", "Looks at the samples.", ("model", "action"), registry=registry
         )
 
+        self.experiments = Gauge(
+            "trireme_experiments", "Experiments and mirrorings that are under way.", ("kind",), registry=registry
+        )
+
     def show(self, rollouts: Iterable[Rollout]) -> None:
         """All that are on record."""
         rollouts = list(rollouts)
@@ -34,6 +39,12 @@ class Meters:
         for rollout in rollouts:
             if rollout.status in OPEN:
                 self.share.labels(rollout.definition.model).set(rollout.share / 100)
+
+    def show_trials(self, trials: Iterable[Trial]) -> None:
+        """All that are on record."""
+        counts = Count("experiment" if isinstance(one, Experiment) else "mirroring" for one in trials if one.under_way)
+        for kind in ("experiment", "mirroring"):
+            self.experiments.labels(kind).set(counts[kind])
 
     def render(self) -> bytes:
         return generate_latest(self.registry)

@@ -17,16 +17,17 @@ _STYLE = (
 )
 
 
-def render(rollouts: Sequence[Rollout], leading: bool, worked_at: float | None) -> str:
-    """`worked_at`: when the last round ended, Unix seconds."""
+def render(rollouts: Sequence[Rollout], leading: bool, worked_at: float | None, more: Sequence[str] = ()) -> str:
+    """`worked_at`: when the last round ended, Unix seconds. `more`: what follows, as HTML."""
     role = "acts" if leading else "stands by: another control plane acts, or Valkey is away"
     when = "no round of work has ended yet" if worked_at is None else f"last round at {_time(worked_at)}"
     parts = [f"<p>This control plane {role}; {when}.</p>", *map(_rollout, rollouts)]
     if not rollouts:
         parts.append("<p>There are no rollouts. <code>trireme rollouts start</code> begins one.</p>")
+    body = "".join([*parts, *more])
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta http-equiv="refresh" content="{REFRESH_S}">'
-        f"<title>Trireme rollouts</title><style>{_STYLE}</style></head><body><h1>Rollouts</h1>{''.join(parts)}"
+        f"<title>Trireme rollouts</title><style>{_STYLE}</style></head><body><h1>Rollouts</h1>{body}"
         "</body></html>\n"
     )
 

@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from trireme import cli_backends, cli_keys, cli_rollouts, cli_tenants
+from trireme import cli_arms, cli_backends, cli_experiments, cli_keys, cli_mirror, cli_rollouts, cli_tenants
 from trireme.cli_usage import usage
 from trireme.doctor import examine
 from trireme.errors import TriremeError
@@ -28,6 +28,9 @@ app.add_typer(cli_keys.app, name="keys")
 app.add_typer(cli_backends.app, name="backends")
 app.add_typer(cli_tenants.app, name="tenants")
 app.add_typer(cli_rollouts.app, name="rollouts")
+app.add_typer(cli_experiments.app, name="experiments")
+app.add_typer(cli_mirror.app, name="mirror")
+app.add_typer(cli_arms.app, name="arms")
 app.command()(usage)
 
 

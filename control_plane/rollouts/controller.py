@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from random import Random
+from typing import Protocol
 
 from redis.exceptions import RedisError
 
@@ -27,6 +28,11 @@ BATCHES = 20
 SAVE_EVERY_S = 5.0
 
 
+class Other(Protocol):
+    async def round(self, *, leading: bool) -> None:
+        """What else is done in each round."""
+
+
 class Controller:
     """`clock`: Unix seconds; those of the gateways should agree with it within a second or so."""
 
@@ -40,6 +46,7 @@ class Controller:
         meters: Meters,
         clock: Callable[[], float] = time.time,
         dice: Random | None = None,
+        others: Sequence[Other] = (),
     ) -> None:
         self._store = store
         self._ledger = ledger
@@ -48,6 +55,7 @@ class Controller:
         self._meters = meters
         self._clock = clock
         self._dice = dice or Random()
+        self._others = others
         self._checkpoint: Checkpoint | None = None
         self._saved_at = 0.0
         self.leading = False
@@ -75,6 +83,8 @@ class Controller:
             self._checkpoint = None
         self.rollouts = rollouts
         self._meters.show(rollouts)
+        for other in self._others:
+            await other.round(leading=self.leading)
         self.worked_at = self._clock()
 
     def fresh(self, within_s: float) -> bool:

@@ -26,9 +26,12 @@ log = logging.getLogger(__name__)
 ROLLOUTS: Final = "trireme:{control}:rollouts"
 CHECKPOINT: Final = "trireme:{control}:checkpoint"
 KEPT: Final = 50
-_DONE, _RACED, _LOST, _BUSY = "done", "raced", "lost", "busy"
+_DONE, _RACED, _LOST, _BUSY, _EXPERIMENT = "done", "raced", "lost", "busy", "experiment"
+# Of experiments: they and rollouts of the same model exclude each other.
+TRIALS: Final = "trireme:{control}:trials"
 
-# KEYS: rollouts, lease. ARGV: id, revision that is replaced (0: none yet), record, owner of the lease ('': anybody).
+# KEYS: rollouts, lease, trials. ARGV: id, revision that is replaced (0: none yet), record, owner of the lease
+# ('': anybody).
 _PUT = f"""
 if ARGV[4] ~= '' and redis.call('GET', KEYS[2]) ~= ARGV[4] then return '{_LOST}' end
 local stored = redis.call('HGET', KEYS[1], ARGV[1])
@@ -39,6 +42,10 @@ if revision == 0 then
   for _, text in ipairs(redis.call('HVALS', KEYS[1])) do
     local other = cjson.decode(text)
     if other.definition.model == model and not other.settled then return '{_BUSY}' end
+  end
+  for _, text in ipairs(redis.call('HVALS', KEYS[3])) do
+    local trial = cjson.decode(text)
+    if trial.model == model and trial.kind == 'experiment' and not trial.settled then return '{_EXPERIMENT}' end
   end
 end
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
@@ -81,9 +88,14 @@ class Store:
             raise NotPossible(f"rollout {identifier} cannot be read: {error}") from error
 
     async def create(self, rollout: Rollout) -> None:
-        """Raises NotPossible while another one of the same model is under way. The oldest that are over are deleted."""
-        if await self._put(rollout, 0, "") == _BUSY:
+        """Raises NotPossible while another one of the same model, or an experiment, is under way. The oldest that are
+        over are deleted.
+        """
+        verdict = await self._put(rollout, 0, "")
+        if verdict == _BUSY:
             raise NotPossible(f"another rollout of {rollout.definition.model} is under way")
+        if verdict == _EXPERIMENT:
+            raise NotPossible(f"an experiment divides {rollout.definition.model}: stop it first")
         over = [one.id for one in await self.all() if one.settled][KEPT:]
         if over:
             await self._redis.hdel(ROLLOUTS, *over)
@@ -118,7 +130,7 @@ class Store:
     async def _put(self, rollout: Rollout, held: int, owner: str) -> str:
         record = msgspec.json.encode(rollout).decode()
         arguments = (rollout.id, str(held), record, owner)
-        verdict: Any = await self._redis.eval(_PUT, 2, ROLLOUTS, LEASE, *arguments)
+        verdict: Any = await self._redis.eval(_PUT, 3, ROLLOUTS, LEASE, TRIALS, *arguments)
         return str(verdict.decode())
 
 

@@ -40,7 +40,7 @@ def with_weights(document: RoutingSnapshot, rollout: Rollout) -> RoutingSnapshot
     arms = _arms(definition, rollout.share)
     if route is not None and route.arms == arms:
         return document
-    changed = ModelRoute(name=definition.model, arms=arms, aliases=() if route is None else route.aliases)
+    changed = replace(route or ModelRoute(name=definition.model, arms=arms), arms=arms)
     others = tuple(one for one in document.models if one.name != definition.model)
     return replace(document, models=(*others, changed))
 

@@ -1,0 +1,1 @@
+"""Which of several arms is better, and what would another one do? Experiments, and copies of requests."""

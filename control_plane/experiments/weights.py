@@ -1,0 +1,102 @@
+"""What the routing document must say for an experiment or a mirroring, and for arms that wait for one."""
+
+from msgspec.structs import replace
+
+from control_plane.errors import NotFound, NotPossible
+from control_plane.experiments.state import Experiment, Mirroring, Trial
+from control_plane.rollouts.weights import DEFAULT_ARM, route_of
+from gateway.core.snapshot import Arm, Division, ModelRoute, RoutingSnapshot
+
+_CHAT, _EMBED = "chat", "embed"
+
+
+def followed(document: RoutingSnapshot, trial: Trial) -> RoutingSnapshot:
+    """The same document when it says so already. Raises NotPossible."""
+    if isinstance(trial, Experiment):
+        return _divided(document, trial) if trial.under_way else _restored(document, trial)
+    return _mirrored(document, trial) if trial.under_way else _unmirrored(document, trial)
+
+
+def weights_of(document: RoutingSnapshot, model: str, arms: dict[str, int]) -> dict[str, int]:
+    """Those of all arms now. Raises NotPossible when one of `arms` does not exist, or another experiment has them."""
+    route = route_of(document, model)
+    known = {} if route is None else {arm.name: arm.weight for arm in route.arms}
+    missing = [name for name in arms if name not in known]
+    if missing:
+        raise NotPossible(
+            f"there is no arm {missing[0]!r} of {model}; there are: {', '.join(known) or 'none but its own'}; "
+            "trireme arms add makes one"
+        )
+    if route is not None and route.division is not None:
+        raise NotPossible(f"experiment {route.division.experiment} divides {model} already")
+    return known
+
+
+def with_arm(document: RoutingSnapshot, model: str, arm: Arm) -> RoutingSnapshot:
+    """One more arm, which gets nobody yet. Raises NotPossible."""
+    route = _route(document, model, arm)
+    if any(one.name == arm.name for one in route.arms):
+        raise NotPossible(f"there is an arm {arm.name!r} of {model} already")
+    return with_route(document, replace(route, arms=(*route.arms, replace(arm, weight=0))))
+
+
+def without_arm(document: RoutingSnapshot, model: str, name: str) -> RoutingSnapshot:
+    """Raises NotFound, NotPossible for one that calls may go to."""
+    route = route_of(document, model)
+    arm = next((one for one in route.arms if one.name == name), None) if route is not None else None
+    if route is None or arm is None:
+        raise NotFound(f"there is no arm {name!r} of {model}")
+    if arm.weight:
+        raise NotPossible(f"arm {name!r} of {model} has the weight {arm.weight}: it serves calls")
+    return with_route(document, replace(route, arms=tuple(one for one in route.arms if one is not arm)))
+
+
+def arm_of(document: RoutingSnapshot, model: str, name: str) -> Arm | None:
+    route = route_of(document, model)
+    return next((arm for arm in route.arms if arm.name == name), None) if route is not None else None
+
+
+def with_route(document: RoutingSnapshot, route: ModelRoute) -> RoutingSnapshot:
+    if route_of(document, route.name) == route:
+        return document
+    others = tuple(one for one in document.models if one.name != route.name)
+    return replace(document, models=(*others, route))
+
+
+def _route(document: RoutingSnapshot, model: str, other: Arm) -> ModelRoute:
+    """A model that the document does not name has one arm of its own, as gateways make it; `other` tells its task."""
+    default = Arm(name=DEFAULT_ARM, triton_model=_EMBED if other.triton_model == _EMBED else _CHAT)
+    return route_of(document, model) or ModelRoute(name=model, arms=(default,))
+
+
+def _divided(document: RoutingSnapshot, experiment: Experiment) -> RoutingSnapshot:
+    route = route_of(document, experiment.model)
+    if route is None or not set(experiment.arms) <= {arm.name for arm in route.arms}:
+        raise NotPossible(f"an arm of experiment {experiment.id} is gone from {experiment.model}")
+    arms = tuple(replace(arm, weight=experiment.arms.get(arm.name, 0)) for arm in route.arms)
+    return with_route(
+        document, replace(route, arms=arms, division=Division(experiment=experiment.id, by=experiment.by))
+    )
+
+
+def _restored(document: RoutingSnapshot, experiment: Experiment) -> RoutingSnapshot:
+    """Only what is still as the experiment left it."""
+    route = route_of(document, experiment.model)
+    if route is None or route.division is None or route.division.experiment != experiment.id:
+        return document
+    arms = tuple(replace(arm, weight=experiment.before.get(arm.name, 0)) for arm in route.arms)
+    if not any(arm.weight for arm in arms):
+        raise NotPossible(f"none of the arms that served {experiment.model} before is there any more")
+    return with_route(document, replace(route, arms=arms, division=None))
+
+
+def _mirrored(document: RoutingSnapshot, mirroring: Mirroring) -> RoutingSnapshot:
+    route = _route(document, mirroring.model, mirroring.mirror.arm)
+    return with_route(document, replace(route, mirror=mirroring.mirror))
+
+
+def _unmirrored(document: RoutingSnapshot, mirroring: Mirroring) -> RoutingSnapshot:
+    route = route_of(document, mirroring.model)
+    if route is None or route.mirror is None or route.mirror.id != mirroring.id:
+        return document
+    return with_route(document, replace(route, mirror=None))
