@@ -12,6 +12,7 @@ import msgspec
 
 FinishReason = Literal["stop", "length", "abort", "error"]
 Kind = Literal["chat", "completion"]
+GrammarOutcome = Literal["valid", "truncated", "closed"]
 
 
 class _Wire(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -40,8 +41,12 @@ class Sampling(_Wire, frozen=True):
 
 
 class Constraint(_Wire, frozen=True):
-    """What the answer must match; exactly one member is set."""
+    """What the answer must match; exactly one member is set beside `strict`.
 
+    `strict`: of a schema that has not been compiled yet: refuse what cannot be kept, instead of leaving it out.
+    """
+
+    strict: bool = True
     json_schema: str | None = None
     json_object: bool = False
     regex: str | None = None
@@ -61,7 +66,8 @@ class Postprocessing(_Wire, frozen=True):
     """What `postprocess` must know of the request.
 
     `echo`: the prompt's text, to stand before each choice, and `echo_first` that of its first token; with `echo_only`
-    nothing follows it. Stop strings count from the token after `min_tokens`, as in the engine.
+    nothing follows it. Stop strings count from the token after `min_tokens`, as in the engine. `grammar`: what each
+    choice is checked against while it comes; `close`: end JSON that was cut by `max_tokens`.
     """
 
     kind: Kind = "chat"
@@ -72,6 +78,8 @@ class Postprocessing(_Wire, frozen=True):
     echo: str | None = None
     echo_first: str = ""
     echo_only: bool = False
+    grammar: Constraint | None = None
+    close: bool = False
 
 
 class Script(_Wire, frozen=True):
@@ -199,10 +207,12 @@ class Delta(_Wire, frozen=True):
     """One output of the `chat` ensemble.
 
     `choice` is one element of an OpenAI chunk's `choices`, ready to be sent. `tokens` says how many engine tokens it
-    stands for (folded together under load). `usage` and `timings` mark the last delta of the request.
+    stands for (folded together under load). `usage` and `timings` mark the last delta of the request. `grammar` comes
+    with the end of a choice that has a grammar: it matches whole, was cut, or was cut and closed.
     """
 
     choice: msgspec.Raw
     tokens: int = 0
     usage: Tokens | None = None
     timings: Timings | None = None
+    grammar: GrammarOutcome | None = None

@@ -5,6 +5,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 
+from python_backends.preprocessing.constraints import check_combinations
 from python_backends.preprocessing.errors import RequestError
 from python_backends.preprocessing.schema import (
     MAX_INPUTS,
@@ -139,7 +140,7 @@ def _explain(problem: str, kind: type[msgspec.Struct]) -> RequestError:
         return RequestError(f"{param} is required", param=param, code="missing_required_parameter")
     if not path:
         return RequestError(f"the body must be a JSON object: {sentence}", code="invalid_type")
-    if sentence.startswith("Invalid enum value") and (known := _choices(kind, path)):
+    if sentence.startswith(("Invalid enum value", "Invalid value")) and (known := _choices(kind, path)):
         sentence = f"{sentence}; known: {', '.join(known)}"
     code = "invalid_type" if ", got `" in sentence else "invalid_value"
     return RequestError(f"{path}: {sentence[0].lower()}{sentence[1:]}", param=path, code=code)
@@ -224,6 +225,7 @@ def _check_sampling(request: GenerationRequest) -> None:
         raise RequestError(f"min_tokens is {request.min_tokens}, more than the {limit} allowed", param="min_tokens")
     if request.stream_options is not None and not request.stream:
         raise RequestError("stream_options needs stream: true", param="stream_options")
+    check_combinations(request)
     for token in request.logit_bias or ():
         if not (token.isascii() and token.isdigit()):
             raise RequestError(f"logit_bias: {token!r} is not a token id", param="logit_bias")

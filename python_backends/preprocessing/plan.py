@@ -6,7 +6,9 @@ from typing import Any
 
 import msgspec
 
-from python_backends.messages import Plan, Postprocessing, Sampling, Script
+from python_backends.grammar.compiler import Compiler
+from python_backends.messages import Constraint, Plan, Postprocessing, Sampling, Script
+from python_backends.preprocessing.constraints import Grammars, wanted_constraint
 from python_backends.preprocessing.errors import RequestError
 from python_backends.preprocessing.parsing import parse_generation
 from python_backends.preprocessing.prompts import PromptBuilder, completion_budget
@@ -24,11 +26,15 @@ class Planned:
 
 
 class Planner:
-    """Plans for one model. `max_model_len`: tokens of prompt and answer together."""
+    """Plans for one model. `max_model_len`: tokens of prompt and answer together.
 
-    def __init__(self, prompts: PromptBuilder, max_model_len: int) -> None:
+    `grammars`: who compiles what answers must match; None compiles it here, where nothing bounds that.
+    """
+
+    def __init__(self, prompts: PromptBuilder, max_model_len: int, grammars: Grammars | None = None) -> None:
         self._prompts = prompts
         self._max_model_len = max_model_len
+        self._grammars = grammars or Compiler()
 
     def plan(self, body: bytes, input_ids: Sequence[int] | None, parameters: Mapping[str, Any]) -> Planned:
         """Check `body` (JSON) and plan it; `input_ids`, when given, are the prompt. Raises RequestError."""
@@ -46,14 +52,22 @@ class Planner:
         return prompts[0]
 
     def _plan(self, request: GenerationRequest, ids: list[int], budget: int, parameters: Mapping[str, Any]) -> Plan:
+        constraint = self._constraint(request)
         return Plan(
             sampling=_sampling(request, budget),
-            post=self._post(request, ids),
+            post=msgspec.structs.replace(
+                self._post(request, ids), grammar=constraint, close=request.on_length == "close"
+            ),
+            constraint=constraint,
             priority=_integer(parameters, "priority", _level(request.priority)),
             deadline_ms=_integer(parameters, "deadline_ms", None),
             traceparent=_text(parameters, "traceparent"),
             scripted=_script({**(request.metadata or {}), **parameters}),
         )
+
+    def _constraint(self, request: GenerationRequest) -> Constraint | None:
+        wanted = wanted_constraint(request)
+        return None if wanted is None else self._grammars.check(wanted.constraint, wanted.param)
 
     def _post(self, request: GenerationRequest, ids: list[int]) -> Postprocessing:
         stops = request.stop_strings

@@ -4,13 +4,14 @@ Unknown fields are refused, ranges are part of the types, and a parameter that O
 refused by name: nothing is dropped silently. Field meanings: docs/api.md.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 MAX_CHOICES = 128
 MAX_STOP_STRINGS = 16
 MAX_LOGPROBS = 20
+MAX_GIVEN_CHOICES = 1000
 MAX_INPUTS = 2048
 MAX_INPUT_ITEMS = 1 << 20
 
@@ -74,8 +75,35 @@ class StreamOptions(_Body):
     include_usage: bool = False
 
 
-class TextFormat(_Body):
-    type: Literal["text"]
+class TextFormat(_Body, tag="text"):
+    """`response_format` that asks for nothing."""
+
+
+class JsonObjectFormat(_Body, tag="json_object"):
+    """Any JSON object."""
+
+
+class JsonSchema(_Body):
+    """`name` and `description` change nothing here. `strict`: refuse what cannot be kept, instead of leaving it out."""
+
+    name: Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9_-]{1,64}$")]
+    schema: dict[str, Any]
+    description: str | None = None
+    strict: bool | None = None
+
+
+class JsonSchemaFormat(_Body, tag="json_schema"):
+    json_schema: JsonSchema
+
+
+class StructuredOutputs(_Body):
+    """What the answer must match, as vLLM names it; exactly one of them."""
+
+    json: dict[str, Any] | str | None = None
+    json_object: Literal[True] | None = None
+    regex: Annotated[str, msgspec.Meta(min_length=1)] | None = None
+    choice: Annotated[list[str], msgspec.Meta(min_length=1, max_length=MAX_GIVEN_CHOICES)] | None = None
+    grammar: Annotated[str, msgspec.Meta(min_length=1)] | None = None
 
 
 class SamplingFields(_Body):
@@ -102,6 +130,8 @@ class SamplingFields(_Body):
     priority: Priority | None = None
     metadata: dict[str, str] | None = None
     store: Literal[False] | None = None
+    structured_outputs: StructuredOutputs | None = None
+    on_length: Literal["cut", "close"] | None = None
 
     @property
     def choices(self) -> int:
@@ -125,7 +155,7 @@ class ChatRequest(SamplingFields):
     max_completion_tokens: Positive | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, msgspec.Meta(ge=0, le=MAX_LOGPROBS)] | None = None
-    response_format: TextFormat | None = None
+    response_format: TextFormat | JsonObjectFormat | JsonSchemaFormat | None = None
 
     @property
     def token_limit(self) -> int | None:
