@@ -7,10 +7,13 @@ FROM nvcr.io/nvidia/tritonserver:${TRITON}-vllm-python-py3
 WORKDIR /opt/trireme
 COPY python_backends python_backends
 COPY model_repository model_repository
-# A .pth file, since Triton's Python stub ignores PYTHONPATH. Nothing else is installed: all that python_backends
-# imports comes with vLLM, and another numpy, torch or tokenizers would not fit the one in this image. The second
-# command fails the build when that is not so, or when the image's vLLM is not among the versions that we know.
-RUN echo /opt/trireme > "$(python3 -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/trireme.pth" \
+COPY requirements.lock ./
+# A .pth file, since Triton's Python stub ignores PYTHONPATH. Of packages, only one that needs no others is installed: all
+# else that python_backends imports comes with vLLM, and another numpy, torch or tokenizers would not fit the one in
+# this image. The last command fails the build when that is not so, or when the image's vLLM is not among the versions
+# that we know.
+RUN pip install --no-cache-dir --no-deps --constraint requirements.lock jsonschema-rs \
+    && echo /opt/trireme > "$(python3 -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/trireme.pth" \
     && python3 -I -c "from importlib.metadata import version; \
         import numpy, prometheus_client, transformers; \
         import python_backends.embedding.worker, python_backends.llm.scripted, python_backends.postprocessing.stream; \

@@ -68,6 +68,7 @@ from gateway.cache.idempotency import Idempotency
 from gateway.config import Settings, read_pepper
 from gateway.core.snapshot import RoutingSnapshot
 from gateway.errors import KeysUnavailable
+from gateway.grammar.forms import AnyForm, Forms
 from gateway.limits.limiter import Limiter
 from gateway.mirroring.mirroring import Mirroring
 from gateway.pipeline import Pipeline
@@ -97,6 +98,7 @@ from gateway.valkey.cluster import ClusterWire
 from gateway.valkey.connection import Valkey
 from gateway.valkey.outbox import Outbox
 from gateway.valkey.wire import Wire
+from python_backends.grammar.checker import GrammarChecker, GrammarLimits
 from python_backends.preprocessing.prompts import PromptBuilder
 from python_backends.preprocessing.tokenizer import TextTokenizer
 
@@ -110,6 +112,7 @@ VALKEY = web.AppKey("VALKEY", Valkey)
 OUTBOX = web.AppKey("OUTBOX", Outbox)
 PREDICTOR = web.AppKey("PREDICTOR", Predictor)
 SPOOL = web.AppKey("SPOOL", Spool)
+FORMS = web.AppKey("FORMS", Forms)
 PRICES = web.AppKey("PRICES", Prices)
 PLANS = web.AppKey("PLANS", Plans)
 TOKEN_CHECKER = web.AppKey("TOKEN_CHECKER", TokenChecker)
@@ -135,7 +138,7 @@ def make_app(settings: Settings) -> web.Application:
     app[TEXTS] = _texts(settings, metrics)
     app[OPENAPI] = describe(table, version("trireme"))
     app.cleanup_ctx.extend([_threads, _tasks, _traces, _triton, _spool, _valkey, _ledger, _tokens, _keys])
-    app.cleanup_ctx.extend([_repeats, _limits, _stages, _watch])
+    app.cleanup_ctx.extend([_repeats, _limits, _forms, _stages, _watch])
     add_endpoints(app, table)
     return app
 
@@ -310,6 +313,18 @@ async def _limits(app: web.Application) -> AsyncIterator[None]:
     yield
 
 
+async def _forms(app: web.Application) -> AsyncIterator[None]:
+    """The compiler's process starts with the first request that needs it."""
+    settings, models = app[SETTINGS].grammar, app[SETTINGS].models
+    bounds = GrammarLimits(settings.max_bytes, settings.compile_s, settings.remembered)
+    checker = GrammarChecker(models.model_dir, bounds)
+    pool = ThreadPoolExecutor(1, thread_name_prefix="grammar")
+    app[FORMS] = Forms({models.model_name: checker}, pool, settings.max_waiting)
+    yield
+    checker.stop()
+    pool.shutdown(wait=True, cancel_futures=True)
+
+
 async def _stages(app: web.Application) -> AsyncIterator[None]:
     settings, metrics, client = app[SETTINGS], app[METRICS], app[CLIENT]
     app[ROUTER], app[DIRECTORY] = _routing(app)
@@ -317,12 +332,13 @@ async def _stages(app: web.Application) -> AsyncIterator[None]:
     app[PLANS] = Plans(client, app[ROUTER].spot, settings.triton, outcomes=metrics.plans, seconds=metrics.plan_seconds)
     routing = Attempts(app[ROUTER], settings.routing, metrics.retries)
     mirroring = _mirroring(app)
-    limiter = app[LIMITER]
+    limiter, forms = app[LIMITER], app[FORMS]
     app[GENERATION] = Pipeline(
         "generate",
         models=app[MODELS],
         tokens=GenerationTokens(app[TEXTS].builders, app[TOKENIZING], app[PREDICTOR]),
         limits=limiter,
+        grammar=forms,
         admission=app[GATE],
         routing=routing,
         engine=mirroring,
@@ -333,6 +349,7 @@ async def _stages(app: web.Application) -> AsyncIterator[None]:
         models=app[MODELS],
         tokens=EmbeddingTokens(app[TEXTS].tokenizers, app[TOKENIZING]),
         limits=limiter,
+        grammar=AnyForm(),
         admission=app[GATE],
         routing=routing,
         engine=Embedding(client, settings.triton.first_byte_timeout_s),

@@ -23,6 +23,7 @@ from gateway.auth.oidc import OidcSettings
 from gateway.auth.settings import AuthSettings
 from gateway.cache.idempotency import IdempotencySettings
 from gateway.core.settings import PREFIX, Setting
+from gateway.grammar.forms import GrammarSettings
 from gateway.limits.settings import LimitSettings
 from gateway.mirroring.settings import MirrorSettings
 from gateway.routing.models import ModelSettings, read_models
@@ -93,6 +94,7 @@ class Settings:
     tokens: TokenSettings
     idempotency: IdempotencySettings
     limits: LimitSettings
+    grammar: GrammarSettings
     admission: AdmissionSettings
     routing: RoutingSettings
     mirroring: MirrorSettings

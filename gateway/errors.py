@@ -29,6 +29,7 @@
     ├── Unavailable                503  server_error           unavailable               retryable
     │   ├── KeysUnavailable        503                         keys_unavailable
     │   ├── LimitsUnavailable      503                         limits_unavailable        only with the policy `closed`
+    │   ├── GrammarUnavailable     503                         grammar_unavailable
     │   ├── BackendUnavailable     503                         backend_unavailable
     │   ├── PlanSkipped            503                         plan_skipped              never seen outside
     │   ├── Shed                   503                         shed
@@ -232,6 +233,12 @@ class LimitsUnavailable(Unavailable):
     """Limits cannot be checked, and the policy is to let nobody in then."""
 
     code = "limits_unavailable"
+
+
+class GrammarUnavailable(Unavailable):
+    """Nobody can say now whether an answer of the form that was asked for can be written."""
+
+    code = "grammar_unavailable"
 
 
 class BackendUnavailable(Unavailable):

@@ -32,6 +32,10 @@ class Tokens(Protocol[Body_contra, Job_co]):
     async def prepare(self, call: Call, model: Model, body: Body_contra) -> Job_co: ...
 
 
+class Grammar(Protocol[Body_contra]):
+    async def check(self, call: Call, body: Body_contra) -> None: ...
+
+
 class Limiting(Protocol):
     def hold(self, call: Call) -> AbstractAsyncContextManager[None]: ...
 
@@ -63,6 +67,7 @@ class Pipeline(Generic[Body, Job, Piece]):
         models: Catalogue,
         tokens: Tokens[Body, Job],
         limits: Limiting,
+        grammar: Grammar[Body],
         admission: Admission,
         routing: Routing,
         engine: Engine[Job, Piece],
@@ -72,6 +77,7 @@ class Pipeline(Generic[Body, Job, Piece]):
         self._models = models
         self._tokens = tokens
         self._limits = limits
+        self._grammar = grammar
         self._admission = admission
         self._routing = routing
         self._engine = engine
@@ -90,6 +96,7 @@ class Pipeline(Generic[Body, Job, Piece]):
                 call.mark("tokens")
                 async with self._limits.hold(call):
                     call.mark("limits")
+                    await self._grammar.check(call, body)
                     # The cache is asked here, before anything waits.
                     async with self._admission.turn(call):
                         call.mark("admission")

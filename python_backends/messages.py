@@ -12,7 +12,10 @@ import msgspec
 
 FinishReason = Literal["stop", "length", "abort", "error"]
 Kind = Literal["chat", "completion"]
-GrammarOutcome = Literal["valid", "truncated", "closed"]
+# Of an answer that must match a grammar: it does, was cut by `max_tokens` or a stop string, was cut and then closed
+# like JSON, or broke it and was ended by an error, whose code is VIOLATION.
+GrammarOutcome = Literal["valid", "truncated", "closed", "violated"]
+VIOLATION = "grammar_violation"
 
 
 class _Wire(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -86,7 +89,8 @@ class Script(_Wire, frozen=True):
     """Orders to the scripted engine, from the request parameters or `metadata` named `script_…`.
 
     Delays are before each token, and before the first; `…_at` is the number of the token (from 0) in whose place the
-    engine raises an error, stays silent for ever, or ends its process.
+    engine raises an error, stays silent for ever, or ends its process. `text` is answered in place of the usual words,
+    a few characters a token.
     """
 
     delay_ms: float = 0.0
@@ -94,6 +98,7 @@ class Script(_Wire, frozen=True):
     fail_at: int | None = None
     hang_at: int | None = None
     crash_at: int | None = None
+    text: str | None = None
 
 
 class Plan(_Wire, frozen=True):
@@ -208,7 +213,7 @@ class Delta(_Wire, frozen=True):
 
     `choice` is one element of an OpenAI chunk's `choices`, ready to be sent. `tokens` says how many engine tokens it
     stands for (folded together under load). `usage` and `timings` mark the last delta of the request. `grammar` comes
-    with the end of a choice that has a grammar: it matches whole, was cut, or was cut and closed.
+    with the end of a choice that must match one.
     """
 
     choice: msgspec.Raw

@@ -23,6 +23,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     pays; `mirrored`: what it was compared with.
     `replayed`: the answer was one from before (`Idempotency-Key`), and nothing was used.
     `queue_position`: in its class when it came, 0 if it did not wait; `stages_ms.admission` is how long it waited.
+    `answers_checked`: how those ended that must match a grammar, and how many of them.
     `ms` and `ttft_ms` count from the request's arrival; `stages_ms` are the names of `server-timing`.
     """
 
@@ -54,6 +55,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     ms: float = 0.0
     ttft_ms: float | None = None
     stages_ms: dict[str, float] = {}
+    answers_checked: dict[str, int] = {}
     mirrored: Mirrored | None = None
 
     @property
@@ -101,6 +103,7 @@ def entry_of(call: Call, outcome: Outcome, seconds: float) -> Entry | None:
         cached_tokens=usage.cached,
         completion_tokens=usage.completion,
         price=call.price,
+        answers_checked=dict(call.answers_checked.items()),
         ms=round(seconds * 1000, 3),
         ttft_ms=None if first is None else round((first - call.started) * 1000, 3),
         stages_ms={stage: round(milliseconds, 3) for stage, milliseconds in call.stages.items()},

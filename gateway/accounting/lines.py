@@ -34,6 +34,8 @@ def _line(call: Call, outcome: Outcome, seconds: float) -> dict[str, Any]:
         line["price"] = call.price / 1e9
     if call.priority_class:
         line |= {"priority": call.priority_class, "queue_position": call.queue_position}
+    if call.answers_checked:
+        line["answers_checked"] = call.answers_checked
     if call.replayed:
         line["replayed"] = True
     if call.mirrored:

@@ -16,6 +16,7 @@ class Measurements:
         self._tokens = cache(metrics.tokens.labels)
         self._first_token = cache(metrics.first_token.labels)
         self._per_token = cache(metrics.per_token.labels)
+        self._structured = cache(metrics.structured_answers.labels)
 
     def record(self, call: Call, outcome: Outcome, seconds: float) -> None:
         model = call.model.name if call.model else UNKNOWN
@@ -27,6 +28,8 @@ class Measurements:
         if outcome.name == "ok":
             self._seconds(call.route, model).observe(seconds)
         self._count_tokens(call, model)
+        for answer, number in call.answers_checked.items():
+            self._structured(model, answer).inc(number)
         if call.first_token_at is None or call.last_token_at is None:
             return
         self._first_token(model).observe(call.first_token_at - call.started)

@@ -10,7 +10,7 @@ from gateway.core.job import Planned
 from gateway.core.limit import TimeLimit
 from gateway.core.mirrored import Mirrored
 from gateway.core.trace import Trace
-from python_backends.messages import Timings
+from python_backends.messages import GrammarOutcome, Timings
 
 Task = Literal["generate", "embed"]
 
@@ -100,7 +100,7 @@ class Call:
     prompt. `backend`: who answered. `arm`: of the model, the one that got it first. `experiment`, `unit`: where the
     call counts, and for whom (a hash). `retries`: attempts that failed and were made again. `price`: of what was used,
     in 10⁻⁹ of the currency. `mirrored`: of a copy, what it was compared with. `planned`: what is known of its text;
-    `plan_failed`: it was asked in vain.
+    `plan_failed`: it was asked in vain. `answers_checked`: how those ended that must match a grammar.
 
     `traceparent`: the client's; `trace`: None unless spans of this call are recorded; `marks`: when each stage ended
     (monotonic seconds); `failed`: backend and error code of each attempt that was made again.
@@ -148,6 +148,7 @@ class Call:
     replayed: bool = False
     mirrored: Mirrored | None = None
     closed: bool = False
+    answers_checked: dict[GrammarOutcome, int] = field(default_factory=dict)
     _marked: float = 0.0
 
     def __post_init__(self) -> None:
@@ -174,6 +175,10 @@ class Call:
         self.stages[stage] = (now - self._marked) * 1000
         self.marks.append((stage, now))
         self._marked = now
+
+    def saw_answer(self, outcome: GrammarOutcome) -> None:
+        """One that must match a grammar has ended."""
+        self.answers_checked[outcome] = self.answers_checked.get(outcome, 0) + 1
 
     def saw_tokens(self, number: int) -> None:
         """Tokens arrived from the engine."""

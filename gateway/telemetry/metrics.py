@@ -39,6 +39,12 @@ class Metrics:
             ("model", "kind"),
             registry=registry,
         )
+        self.structured_answers = Counter(
+            "trireme_structured_answers",
+            "Answers that had to match a grammar: valid, violated, truncated, closed.",
+            ("model", "outcome"),
+            registry=registry,
+        )
         self.first_token = Histogram(
             "trireme_time_to_first_token_seconds",
             "Arrival to first token.",

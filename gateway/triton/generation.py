@@ -8,12 +8,12 @@ import msgspec
 from gateway.core.call import Call
 from gateway.core.job import Backend, Chunk, GenerationJob
 from gateway.core.ports import Reply
-from gateway.errors import BackendFailed
+from gateway.errors import BackendFailed, GatewayError
 from gateway.triton.abort import Aborts
 from gateway.triton.client import EventStream, TritonClient
 from gateway.triton.codec import StreamEvent, stream_request
 from gateway.triton.faults import error_of
-from python_backends.messages import Delta
+from python_backends.messages import VIOLATION, Delta
 
 _MID_STREAM = 200
 
@@ -97,6 +97,8 @@ class _Work:
                     delta = _decode(call, data, self.backend)
                     seen += delta.tokens
                     call.saw_tokens(delta.tokens)
+                    if delta.grammar is not None:
+                        call.saw_answer(delta.grammar)
                     if delta.usage is not None:
                         complete = True
                         call.usage.add(delta.usage.prompt, delta.usage.completion, delta.usage.cached)
@@ -113,7 +115,7 @@ def _decode(call: Call, data: bytes, backend: Backend) -> Delta:
     try:
         event = _EVENT.decode(data)
         if event.delta is None:
-            raise error_of(backend, event.error or "an event without delta", _MID_STREAM)
+            raise _failed(call, error_of(backend, event.error or "an event without delta", _MID_STREAM))
         delta = _DELTA.decode(event.delta)
         reason = _FINISH.decode(delta.choice).finish_reason
     except msgspec.DecodeError as error:
@@ -123,6 +125,12 @@ def _decode(call: Call, data: bytes, backend: Backend) -> Delta:
     if reason in ("abort", "error"):
         raise BackendFailed(f"the engine ended the answer early ({reason})", code=f"engine_{reason}")
     return delta
+
+
+def _failed(call: Call, error: GatewayError) -> GatewayError:
+    if error.code == VIOLATION:
+        call.saw_answer("violated")
+    return error
 
 
 def _numbered(choice: msgspec.Raw, first_index: int) -> bytes:

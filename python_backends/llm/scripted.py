@@ -1,7 +1,7 @@
 """An engine without a model: the same tokens for the same prompt, at a chosen pace, with faults on order.
 
 Token `k` of choice `i` has the id `(sum of the prompt's ids + 31 i + k) mod vocabulary` and the text `word<id> `, so
-that tests can compute what they must receive. Every 7th token is an emoji.
+that tests can compute what they must receive. Every 7th token is an emoji. `script_text` orders another text.
 """
 
 import asyncio
@@ -14,6 +14,7 @@ from python_backends.messages import Plan, Script, Timings, TokenLogprob, TopLog
 
 VOCABULARY = 1000
 EXIT_STATUS = 86
+SPOKEN = 4
 
 
 class ScriptedEngine:
@@ -60,10 +61,12 @@ class ScriptedEngine:
             await _wait(script, number)
             _fail_on_order(script, number)
             for index in sorted(open_choices):
-                output = _token(request, index, number)
+                output = _token(request, index, number) if script.text is None else _spoken(script.text, index, number)
                 written[index] += output.text
                 self._tokens += 1
                 _finish(output, plan, number, written[index])
+                if script.text is not None and len(script.text) <= len(written[index]):
+                    output.finish = "stop"
                 if output.finish:
                     open_choices.discard(index)
                 output.last = not open_choices
@@ -92,6 +95,11 @@ def _token(request: EngineRequest, index: int, number: int) -> EngineOutput:
         rest = [_logprob(one, sampling.prompt_logprobs) for one in request.input_ids[1:]]
         output.prompt_logprobs = [None, *rest]
     return output
+
+
+def _spoken(text: str, index: int, number: int) -> EngineOutput:
+    """A text on order; its tokens have no meaning."""
+    return EngineOutput(index, [number % VOCABULARY], text[number * SPOKEN : (number + 1) * SPOKEN])
 
 
 def _logprob(identifier: int, top: int) -> TokenLogprob:

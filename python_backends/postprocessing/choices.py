@@ -4,7 +4,8 @@ import codecs
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from python_backends.messages import Event, FinishReason, Postprocessing, TokenLogprob
+from python_backends.messages import Event, FinishReason, GrammarOutcome, Postprocessing, TokenLogprob
+from python_backends.postprocessing.grammar import Verifier
 from python_backends.postprocessing.stops import StopCutter
 
 
@@ -95,20 +96,29 @@ class CompletionShape:
 class Choice:
     """One answer being written: bytes in, finished elements of `choices` out."""
 
-    def __init__(self, index: int, post: Postprocessing) -> None:
+    def __init__(self, index: int, post: Postprocessing, grammar: Verifier) -> None:
         self._post = post
         self._shape: Shape = ChatShape(index, post) if post.kind == "chat" else CompletionShape(index, post)
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._cutter = StopCutter(post.stop)
+        self._grammar = grammar
         self._tokens = 0
         self.finished = False
+
+    @property
+    def outcome(self) -> GrammarOutcome | None:
+        """How the answer and its grammar ended; None before, and where there is none."""
+        return self._grammar.outcome
 
     def begin(self, prompt_logprobs: Sequence[TokenLogprob | None] | None) -> None:
         if self._post.echo is not None:
             self._shape.prompt(self._post.echo, prompt_logprobs)
 
     def feed(self, tokens: int, data: bytes, event: Event) -> dict[str, Any]:
-        """The next element. After a stop string was cut, the engine's remaining words are dropped."""
+        """The next element. After a stop string was cut, the engine's remaining words are dropped.
+
+        Raises StreamError for an answer that is not what was asked for.
+        """
         self._tokens += tokens
         ending = event.finish is not None
         if self._post.echo_only:
@@ -120,6 +130,9 @@ class Choice:
             text += self._cutter.finish()
         silent, self.finished = self.finished, self.finished or ending or self._cutter.stopped
         finish = "stop" if self._cutter.stopped else event.finish
+        self._grammar.feed(text)
+        if finish is not None and not silent:
+            text += self._grammar.finish(finish, by_stop_string=self._cutter.stopped)
         logprobs = (event.logprobs or []) if self._post.logprobs and not silent else None
         return self._shape.choice(text, logprobs, None if silent else finish)
 

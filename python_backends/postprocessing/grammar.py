@@ -13,7 +13,7 @@ from llguidance import LLMatcher, LLTokenizer
 
 from python_backends.grammar.compiler import limits
 from python_backends.grammar.forms import byte_tokenizer, guidance_text
-from python_backends.messages import Constraint, ErrorBody, FinishReason, GrammarOutcome
+from python_backends.messages import VIOLATION, Constraint, ErrorBody, FinishReason, GrammarOutcome
 from python_backends.postprocessing.closing import closing
 from python_backends.postprocessing.errors import StreamError
 
@@ -148,7 +148,7 @@ class Grammars:
 
 def violated(problem: str) -> StreamError:
     message = f"the answer was ended: {problem}"
-    return StreamError(ErrorBody(message=message, type="server_error", code="grammar_violation"))
+    return StreamError(ErrorBody(message=message, type="server_error", code=VIOLATION))
 
 
 @cache

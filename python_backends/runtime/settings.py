@@ -7,6 +7,7 @@
 | `TRIREME_ENGINE_ARGS` | JSON object: vLLM AsyncEngineArgs that override engine.json's `args` |
 | `TRIREME_PREEMPTION` | `true` or `false`: whether a waiting request may pause less urgent running ones |
 | `TRIREME_EMBEDDING_MODEL_DIR`, `TRIREME_EMBEDDING_ARGS` | the same for the embedding model |
+| `TRIREME_GRAMMAR_MAX_BYTES`, `TRIREME_GRAMMAR_COMPILE_S` | see the gateway's settings; the same there and here |
 | `TRIREME_METRICS_INTERVAL_MS` | milliseconds between copies of vLLM's metrics into Triton's |
 """
 
@@ -17,13 +18,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from python_backends.grammar.checker import GrammarLimits
+
 ENGINES = ("vllm", "scripted")
 _SWITCH = {"true": True, "false": False}
 
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """`arguments` always has `model`. `metrics_interval`: seconds. `preemption`: see llm/preemption.py."""
+    """`arguments` always has `model`. `metrics_interval`: seconds. `preemption`: see llm/preemption.py.
+
+    `grammars`: bounds of what answers must match, the same as the gateway's.
+    """
 
     engine: str
     model_dir: Path
@@ -31,6 +37,7 @@ class EngineSettings:
     max_model_len: int
     metrics_interval: float
     preemption: bool
+    grammars: GrammarLimits
 
 
 def generation_settings(repository: Path, environment: Mapping[str, str] = os.environ) -> EngineSettings:
@@ -64,7 +71,16 @@ def _settings(file: Path, environment: Mapping[str, str], directory: str, argume
         arguments=merged,
         max_model_len=int(merged.get("max_model_len") or _context_length(Path(model))),
         metrics_interval=float(environment.get("TRIREME_METRICS_INTERVAL_MS", "2000")) / 1000,
+        grammars=_grammar_limits(environment),
         preemption=_switch("TRIREME_PREEMPTION", environment, declared.get("preemption", True)),
+    )
+
+
+def _grammar_limits(environment: Mapping[str, str]) -> GrammarLimits:
+    usual = GrammarLimits()
+    return GrammarLimits(
+        max_bytes=int(environment.get("TRIREME_GRAMMAR_MAX_BYTES") or usual.max_bytes),
+        cpu_s=float(environment.get("TRIREME_GRAMMAR_COMPILE_S") or usual.cpu_s),
     )
 
 

@@ -4,7 +4,8 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
-from python_backends.postprocessing.stream import DeltaWriter, StreamError
+from python_backends.postprocessing.errors import StreamError
+from python_backends.postprocessing.stream import DeltaWriter
 from python_backends.runtime.errors import error_response
 from python_backends.runtime.tensors import bytes_tensor, read_array, read_bytes
 

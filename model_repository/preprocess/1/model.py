@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 import triton_python_backend_utils as pb_utils
 
+from python_backends.grammar.checker import GrammarChecker
 from python_backends.messages import EmbeddingOptions
 from python_backends.preprocessing.errors import RequestError
 from python_backends.preprocessing.parsing import parse_generation
@@ -23,7 +24,9 @@ _OPTIONS = msgspec.json.encode(EmbeddingOptions(truncate=True))
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         settings = generation_settings(repository_of(args))
-        self._planner = Planner(PromptBuilder.from_dir(settings.model_dir), settings.max_model_len)
+        self._grammars = GrammarChecker(settings.model_dir, settings.grammars)
+        self._grammars.start()
+        self._planner = Planner(PromptBuilder.from_dir(settings.model_dir), settings.max_model_len, self._grammars)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         return [self._respond(request) for request in requests]
@@ -53,3 +56,6 @@ class TritonPythonModel:
             raise RequestError("there is no text of a user to judge", param="messages")
         features = float_tensor("features", features_of(text))
         return [bytes_tensor("text", text.encode()), features, bytes_tensor("options", _OPTIONS)]
+
+    def finalize(self) -> None:
+        self._grammars.stop()

@@ -141,7 +141,7 @@ def needed_by(name: str, extras: Iterable[str]) -> list[Requirement]:
 
 
 def test_the_gateway_starts_with_what_its_image_copies() -> None:
-    """Of python_backends the image has `messages` and `preprocessing` alone."""
+    """Of python_backends the image has `grammar`, `messages` and `preprocessing` alone."""
     code = """
 import sys, gateway.app, gateway.__main__
 names = {name for name in sys.modules if name.partition(".")[0] == "python_backends"}
@@ -150,7 +150,7 @@ print(*sorted({name.partition(".")[0] for name in sys.modules} & {"torch", "vllm
 """
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     ours, heavy = run.stdout.splitlines()
-    assert ours.split() == ["python_backends.messages", "python_backends.preprocessing"]
+    assert ours.split() == ["python_backends.grammar", "python_backends.messages", "python_backends.preprocessing"]
     assert heavy == ""
 
 

@@ -50,6 +50,9 @@ class Stages:
         self.do("count")
         return "job"
 
+    async def check(self, call: Call, body: Body) -> None:
+        self.do("check")
+
     @asynccontextmanager
     async def hold(self, call: Call) -> AsyncIterator[None]:
         self.do("reserve")
@@ -99,6 +102,7 @@ def pipeline(stages: Stages) -> Pipeline[Body, str, str]:
         models=stages,
         tokens=stages,
         limits=stages,
+        grammar=stages,
         admission=stages,
         routing=Routing(stages),
         engine=stages,
@@ -120,6 +124,7 @@ async def test_stages_come_in_order_and_leases_end_in_reverse() -> None:
         "resolve tiny to generate",
         "count",
         "reserve",
+        "check",
         "turn",
         "lease",
         "run job on b",
@@ -136,6 +141,7 @@ async def test_stages_come_in_order_and_leases_end_in_reverse() -> None:
         ("resolve tiny to generate", ["written down"]),
         ("count", ["written down"]),
         ("reserve", ["written down"]),
+        ("check", ["settle", "written down"]),
         ("turn", ["settle", "written down"]),
         ("lease", ["turn over", "settle", "written down"]),
         ("run job on b", ["lease over", "turn over", "settle", "written down"]),

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from python_backends.messages import ErrorBody, Event, Postprocessing, TokenLogprob, Tokens, TopLogprob
+from python_backends.postprocessing.errors import StreamError
 from python_backends.postprocessing.stops import StopCutter
-from python_backends.postprocessing.stream import IDLE_SECONDS, SWEEP_EVERY, DeltaWriter, StreamError
+from python_backends.postprocessing.stream import IDLE_SECONDS, SWEEP_EVERY, DeltaWriter
 
 
 def write(writer: DeltaWriter, text: bytes, event: Event, tokens: int = 1) -> dict[str, Any]:

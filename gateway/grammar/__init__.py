@@ -1,0 +1,1 @@
+"""Can an answer of the required form be written at all?"""
