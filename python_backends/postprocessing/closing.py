@@ -10,6 +10,8 @@ _OUTSIDE = b'}],"0123456789.eE+-ntf:[{ '
 _IN_STRING = b'"a0-@./: '
 _QUOTE, _BACKSLASH = b'"\\'
 _LAST = 256
+# Within a string, a byte that came so often waits for the others: what a pattern needs comes in the end.
+_OFTEN = 8
 
 
 class JsonText:
@@ -29,12 +31,8 @@ class JsonText:
                 self.in_string = not self.in_string
 
 
-def closing(matcher: LLMatcher, written: bytes, *, varied: bool) -> bytes | None:
-    """What makes `written` whole, None if that is not found. `matcher` works on bytes, has read it, and is used up.
-
-    `varied`: within a string no byte comes again before the others had their turn, so that what a pattern waits for
-    comes, too.
-    """
+def closing(matcher: LLMatcher, written: bytes) -> bytes | None:
+    """What makes `written` whole, None if that is not found. `matcher` works on bytes, has read it, and is used up."""
     place, added = JsonText(), bytearray()
     place.feed(written)
     used: Counter[int] = Counter()
@@ -44,7 +42,7 @@ def closing(matcher: LLMatcher, written: bytes, *, varied: bool) -> bytes | None
             return None
         added += step
         place.feed(step)
-        if varied and place.in_string:
+        if place.in_string:
             used.update(step)
         else:
             used.clear()
@@ -58,6 +56,6 @@ def _next_byte(matcher: LLMatcher, place: JsonText, used: Counter[int]) -> bytes
     allowed = [byte for byte in range(_LAST) if mask[byte // 8] >> (byte % 8) & 1]
 
     def rank(byte: int) -> tuple[int, int]:
-        return (0 if byte == _QUOTE else used[byte], ranks.get(byte, _LAST + byte))
+        return (0 if byte == _QUOTE else used[byte] // _OFTEN, ranks.get(byte, _LAST + byte))
 
     return bytes([min(allowed, key=rank)]) if allowed else b""

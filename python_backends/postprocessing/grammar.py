@@ -74,16 +74,15 @@ class Grammar:
         return None
 
     def closed(self, text: str) -> str | None:
-        """The end of an answer that was cut: one that the schema likes, else any JSON, None if there is neither."""
-        ends = [end for varied in (True, False) if (end := self._end(self._start, text, varied)) is not None]
-        good = (end for end in ends if self.problem(text + end) is None)
-        return next(good, None) or next(iter(ends), None) or self._end(_any_json(), text, varied=False)
+        """The end of an answer that was cut: by its grammar, else as any JSON, None if there is neither."""
+        end = self._end(self._start, text)
+        return self._end(_any_json(), text) if end is None else end
 
-    def _end(self, start: LLMatcher, text: str, varied: bool) -> str | None:
+    def _end(self, start: LLMatcher, text: str) -> str | None:
         matcher, written = start.deep_copy(), text.encode()
         if not self._is_json or not matcher.consume_tokens(list(written)):
             return None
-        end = closing(matcher, written, varied=varied)
+        end = closing(matcher, written)
         return None if end is None else end.decode()
 
 
