@@ -58,7 +58,7 @@ from gateway.api.openapi import describe
 from gateway.auth.authenticator import Authenticator
 from gateway.auth.follower import Follower
 from gateway.auth.memory import Failures
-from gateway.auth.oidc import KeySet, Read, TokenChecker, file_reader
+from gateway.auth.oidc import KeySet, TokenChecker, file_reader
 from gateway.auth.secret import digest_of
 from gateway.auth.snapshot import Snapshot
 from gateway.auth.storage import Storage
@@ -67,8 +67,8 @@ from gateway.auth.tenants import TenantStore
 from gateway.cache.idempotency import Idempotency
 from gateway.config import Settings, read_pepper
 from gateway.core.snapshot import RoutingSnapshot
-from gateway.errors import KeysUnavailable
 from gateway.grammar.forms import AnyForm, Forms
+from gateway.key_set import key_set_reader
 from gateway.limits.limiter import Limiter
 from gateway.mirroring.mirroring import Mirroring
 from gateway.pipeline import Pipeline
@@ -98,7 +98,7 @@ from gateway.valkey.cluster import ClusterWire
 from gateway.valkey.connection import Valkey
 from gateway.valkey.outbox import Outbox
 from gateway.valkey.wire import Wire
-from python_backends.grammar.checker import GrammarChecker, GrammarLimits
+from python_backends.grammar.checker import GrammarChecker
 from python_backends.preprocessing.prompts import PromptBuilder
 from python_backends.preprocessing.tokenizer import TextTokenizer
 
@@ -117,7 +117,6 @@ PRICES = web.AppKey("PRICES", Prices)
 PLANS = web.AppKey("PLANS", Plans)
 TOKEN_CHECKER = web.AppKey("TOKEN_CHECKER", TokenChecker)
 
-MAX_KEY_SET_BYTES = 1_000_000
 # Between the end of draining and the end of the process: clients read their last error, aborts reach the engine.
 FAREWELL_S = 1.0
 SPARE_CONNECTIONS = 16
@@ -243,28 +242,10 @@ async def _tokens(app: web.Application) -> AsyncIterator[None]:
         return
     timeout = aiohttp.ClientTimeout(total=settings.timeout_s)
     async with aiohttp.ClientSession(timeout=timeout, cookie_jar=aiohttp.DummyCookieJar()) as session:
-        read = _key_set_reader(session, settings.jwks) if settings.remote else file_reader(Path(settings.jwks))
+        read = key_set_reader(session, settings.jwks) if settings.remote else file_reader(Path(settings.jwks))
         app[TOKEN_CHECKER] = TokenChecker(settings, KeySet(read))
         app[TASKS].keep("follow the identity provider's keys", app[TOKEN_CHECKER].follow)
         yield
-
-
-def _key_set_reader(session: aiohttp.ClientSession, url: str) -> Read:
-    """Raises KeysUnavailable. No redirects: what an identity provider signs with is at its own address."""
-
-    async def read() -> bytes:
-        try:
-            async with session.get(url, allow_redirects=False, raise_for_status=True) as response:
-                document = bytearray()
-                async for part in response.content.iter_any():
-                    document += part
-                    if len(document) > MAX_KEY_SET_BYTES:
-                        raise KeysUnavailable("the identity provider publishes too much", retry_after=1.0)
-                return bytes(document)
-        except (aiohttp.ClientError, TimeoutError) as error:
-            raise KeysUnavailable("the identity provider's keys cannot be read", retry_after=1.0) from error
-
-    return read
 
 
 async def _keys(app: web.Application) -> AsyncIterator[None]:
@@ -316,13 +297,11 @@ async def _limits(app: web.Application) -> AsyncIterator[None]:
 async def _forms(app: web.Application) -> AsyncIterator[None]:
     """The compiler's process starts with the first request that needs it."""
     settings, models = app[SETTINGS].grammar, app[SETTINGS].models
-    bounds = GrammarLimits(settings.max_bytes, settings.compile_s, settings.remembered)
-    checker = GrammarChecker(models.model_dir, bounds)
-    pool = ThreadPoolExecutor(1, thread_name_prefix="grammar")
-    app[FORMS] = Forms({models.model_name: checker}, pool, settings.max_waiting)
+    checker = GrammarChecker(models.model_dir, settings.limits)
+    app[FORMS] = Forms({models.model_name: checker}, settings.max_waiting)
     yield
     checker.stop()
-    pool.shutdown(wait=True, cancel_futures=True)
+    app[FORMS].close()
 
 
 async def _stages(app: web.Application) -> AsyncIterator[None]:

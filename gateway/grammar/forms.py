@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
-from concurrent.futures import Executor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Annotated, Protocol
 
@@ -12,7 +12,7 @@ from gateway.core.call import Call
 from gateway.core.requests import request_faults
 from gateway.core.settings import Setting
 from gateway.errors import GrammarUnavailable
-from python_backends.grammar.checker import CheckerUnavailableError
+from python_backends.grammar.checker import CheckerUnavailableError, GrammarLimits
 from python_backends.messages import Constraint
 from python_backends.preprocessing.constraints import Wanted, wanted_constraint
 from python_backends.preprocessing.schema import EmbeddingRequest, GenerationRequest
@@ -41,6 +41,10 @@ class GrammarSettings:
         Setting("Requests that may wait for a verdict; then 503.", env="GRAMMAR_MAX_WAITING"),
     ] = 64
 
+    @property
+    def limits(self) -> GrammarLimits:
+        return GrammarLimits(self.max_bytes, self.compile_s, self.remembered)
+
 
 class Checker(Protocol):
     """Thread-safe. Both raise RequestError."""
@@ -55,11 +59,12 @@ class Checker(Protocol):
 
 
 class Forms:
-    """`checkers`: by the name of the model whose vocabulary they know. `pool`: where verdicts are waited for."""
+    """`checkers`: by the name of the model whose vocabulary they know."""
 
-    def __init__(self, checkers: Mapping[str, Checker], pool: Executor, max_waiting: int) -> None:
+    def __init__(self, checkers: Mapping[str, Checker], max_waiting: int) -> None:
         self._checkers = checkers
-        self._pool = pool
+        # Verdicts are waited for in threads, one for each checker: those give one verdict at a time.
+        self._pool = ThreadPoolExecutor(len(checkers), thread_name_prefix="grammar")
         self._max_waiting = max_waiting
         self._waiting = 0
 
@@ -87,6 +92,9 @@ class Forms:
             raise GrammarUnavailable("forms of answers cannot be checked now: try again", retry_after=1.0) from error
         finally:
             self._waiting -= 1
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
 
 
 class AnyForm:

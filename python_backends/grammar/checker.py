@@ -50,10 +50,12 @@ class GrammarChecker:
         self._verdicts: OrderedDict[bytes, Verdict] = OrderedDict()
         self._lock = threading.Lock()
 
-    def start(self) -> None:
-        """Takes about a second; without it the first constraint waits for as long. Raises CheckerUnavailableError."""
-        with self._lock:
-            self._worker.start()
+    @classmethod
+    def started(cls, model_dir: Path, limits: GrammarLimits) -> "GrammarChecker":
+        """Its process starts now, not with the first constraint: about a second. Raises CheckerUnavailableError."""
+        checker = cls(model_dir, limits)
+        checker._worker.start()
+        return checker
 
     def stop(self) -> None:
         with self._lock:

@@ -25,6 +25,7 @@ class Script:
     cut_at: int | None = None
     finish: str = "stop"
     raw: bytes | None = None
+    grammar: str | None = None
 
 
 class FakeTriton:
@@ -168,7 +169,8 @@ def _events(script: Script, body: dict[str, Any]) -> list[bytes]:
                 tokens = len(script.words) * choices
                 usage = {"prompt": len(body["input_ids"]), "completion": tokens, "cached": 2}
             choice = shape(index, word, script.finish if last else None, position == 0, bool(request.get("logprobs")))
-            deltas.append(_event(_delta(choice, 1, usage)))
+            ending = {"grammar": script.grammar} if last and script.grammar else {}
+            deltas.append(_event(_delta(choice, 1, usage) | ending))
     return deltas
 
 
