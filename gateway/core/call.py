@@ -1,7 +1,7 @@
 """One request on its way through the stages."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -104,6 +104,8 @@ class Call:
 
     `traceparent`: the client's; `trace`: None unless spans of this call are recorded; `marks`: when each stage ended
     (monotonic seconds); `failed`: backend and error code of each attempt that was made again.
+
+    `heartbeat`: tells the client its place in the queue while it waits; None if it gets its answer in one piece.
     """
 
     id: str
@@ -112,6 +114,7 @@ class Call:
     limit: TimeLimit
     traceparent: str | None = None
     trace: Trace | None = None
+    heartbeat: Callable[[int], Awaitable[None]] | None = None
     priority_class: PriorityClass | None = None
     started: float = field(default_factory=time.monotonic)
     created: int = field(default_factory=lambda: int(time.time()))
