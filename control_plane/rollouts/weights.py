@@ -33,11 +33,19 @@ def define(document: RoutingSnapshot, model: str, canary: Arm, rules: Rules, def
     return Definition(model=model, stable=replace(stable, weight=1), canary=replace(canary, weight=1), rules=rules)
 
 
+def registered(document: RoutingSnapshot, model: str, canary: Arm) -> Arm:
+    """An arm of which only the name is given is the one that the document has under this name, if it has one."""
+    route = route_of(document, model)
+    if route is None or canary != Arm(name=canary.name):
+        return canary
+    return next((arm for arm in route.arms if arm.name == canary.name), canary)
+
+
 def with_weights(document: RoutingSnapshot, rollout: Rollout) -> RoutingSnapshot:
     """The same document when it says so already; the version is whoever writes it's."""
     definition = rollout.definition
     route = route_of(document, definition.model)
-    arms = _arms(definition, rollout.share)
+    arms = (*_arms(definition, rollout.share), *_bystanders(definition, route))
     if route is not None and route.arms == arms:
         return document
     changed = replace(route or ModelRoute(name=definition.model, arms=arms), arms=arms)
@@ -52,6 +60,12 @@ def _arms(definition: Definition, share: int) -> tuple[Arm, ...]:
     if share == 0:
         return (definition.stable,)
     return (replace(definition.canary, weight=share), replace(definition.stable, weight=WHOLE - share))
+
+
+def _bystanders(definition: Definition, route: ModelRoute | None) -> tuple[Arm, ...]:
+    """Arms that nobody is given to, and that are for those who ask for their version."""
+    names = (definition.canary.name, definition.stable.name)
+    return () if route is None else tuple(arm for arm in route.arms if not arm.weight and arm.name not in names)
 
 
 def _place(arm: Arm) -> tuple[str, str, str | None]:
