@@ -75,6 +75,8 @@ def triton_command(settings: Settings, backends: Path, repository: Repository) -
         "model-repository": repository.path,
         "backend-directory": backends,
         "model-control-mode": "explicit",
+        # Ready, also while a version is loaded beside others, or when that failed.
+        "strict-readiness": "false",
         "exit-on-error": "true",
         "exit-timeout-secs": EXIT_TIMEOUT_S,
         "log-verbose": 1 if settings.log_level == "debug" else 0,

@@ -43,7 +43,7 @@ class TritonControl:
         found: dict[str, dict[str, str]] = {}
         for one in index.models:
             if one.version:
-                reason = f" ({one.reason})" if one.reason else ""
+                reason = f" ({_first_words(one.reason)})" if one.reason else ""
                 found.setdefault(one.name, {})[one.version] = f"{one.state}{reason}"
         return found
 

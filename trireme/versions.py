@@ -1,4 +1,4 @@
-"""Load a version of the model into a running Triton beside others, and unload one, with streams running all the time."""
+"""Load a version of the model into a running Triton beside others, and unload one, while streams run all the time."""
 
 from __future__ import annotations
 
@@ -144,11 +144,23 @@ class Versions:
                     loading.result(HEARTBEAT_S)
                 except NotYet:
                     self._say(f"  still loading after {self._clock() - began:.0f} s")
+                except TriremeError as error:
+                    raise TriremeError(f"{error}{self._reasons(version)}") from error
                 else:
                     break
         self._say(f"loaded after {self._clock() - began:.1f} s; asking for its first token")
         if not probes.triton_generates(self._server.host, self._server.port, TOKEN_S, ensemble):
             raise TriremeError(f"Version {version} is loaded and gives no token; Triton's log may say why.")
+
+    def _reasons(self, version: str) -> str:
+        """What the models that an ensemble is made of failed of, which Triton does not say of the ensemble."""
+        try:
+            states = self._triton.states()
+        except TriremeError:
+            return ""
+        found = {model: states.get(model, {}).get(version, "") for model in VERSIONED}
+        failed = [f"\n{model}: {state}" for model, state in found.items() if state.startswith("UNAVAILABLE")]
+        return "".join(failed)
 
     def _undo(self, version: str, ensemble: str) -> None:
         """Also when Triton was killed meanwhile: it may have found the version at its next start."""
