@@ -54,12 +54,19 @@ def with_weights(document: RoutingSnapshot, rollout: Rollout) -> RoutingSnapshot
 
 
 def _arms(definition: Definition, share: int) -> tuple[Arm, ...]:
-    """The canary first: whoever was given to it stays with it when its share grows. Who gets nothing is left out."""
+    """The canary first: whoever was given to it stays with it when its share grows. Who gets nothing is left out, but
+    for a version that is loaded: it can be asked for until it is unloaded.
+    """
     if share == WHOLE:
-        return (definition.canary,)
+        return (definition.canary, *_asked_for(definition.stable))
     if share == 0:
-        return (definition.stable,)
+        return (definition.stable, *_asked_for(definition.canary))
     return (replace(definition.canary, weight=share), replace(definition.stable, weight=WHOLE - share))
+
+
+def _asked_for(arm: Arm) -> tuple[Arm, ...]:
+    own = arm.version is not None and arm.triton_model == f"chat_{arm.version}"
+    return (replace(arm, weight=0),) if own else ()
 
 
 def _bystanders(definition: Definition, route: ModelRoute | None) -> tuple[Arm, ...]:
