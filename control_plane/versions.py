@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from msgspec.structs import replace
 
 from control_plane.errors import NotPossible
+from control_plane.experiments.weights import arm_of, with_arm
 from control_plane.rollouts.weights import DEFAULT_ARM, route_of
 from gateway.core.snapshot import DEFAULT_GROUP, Arm, ModelRoute, RoutingSnapshot
 
@@ -43,18 +44,15 @@ def new_arm(place: Place) -> Arm:
     )
 
 
-def with_arm(document: RoutingSnapshot, model: str, arm: Arm) -> RoutingSnapshot:
+def with_version(document: RoutingSnapshot, model: str, arm: Arm) -> RoutingSnapshot:
     """The same document when it has the arm. Raises NotPossible when another one has its name."""
-    route = route_of(document, model) or ModelRoute(name=model, arms=(Arm(name=DEFAULT_ARM),))
-    known = next((one for one in route.arms if one.name == arm.name), None)
-    if known is not None:
-        if replace(known, weight=0) != replace(arm, weight=0):
-            raise NotPossible(f"{model} has another arm that is called {arm.name!r}")
+    known = arm_of(document, model, arm.name)
+    if known is not None and replace(known, weight=0) == replace(arm, weight=0):
         return document
-    return _replaced(document, replace(route, arms=(*route.arms, arm)))
+    return with_arm(document, model, arm)
 
 
-def without_arms(document: RoutingSnapshot, model: str, place: Place) -> RoutingSnapshot:
+def without_version(document: RoutingSnapshot, model: str, place: Place) -> RoutingSnapshot:
     """Without the arms there. Raises NotPossible when somebody is given to one of them."""
     if needed := users(document, model, place):
         raise NotPossible(f"version {place.version} is still used, by {', '.join(needed)}")
@@ -78,8 +76,3 @@ def users(document: RoutingSnapshot, model: str, place: Place) -> list[str]:
         if route.mirror is not None and place.holds(route.mirror.arm):
             found.append(f"the mirror of {route.name}")
     return found
-
-
-def _replaced(document: RoutingSnapshot, route: ModelRoute) -> RoutingSnapshot:
-    others = tuple(one for one in document.models if one.name != route.name)
-    return replace(document, models=(*others, route))

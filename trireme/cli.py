@@ -8,7 +8,16 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from trireme import cli_arms, cli_backends, cli_experiments, cli_keys, cli_mirror, cli_rollouts, cli_tenants, cli_versions
+from trireme import (
+    cli_arms,
+    cli_backends,
+    cli_experiments,
+    cli_keys,
+    cli_mirror,
+    cli_rollouts,
+    cli_tenants,
+    cli_versions,
+)
 from trireme.cli_usage import usage
 from trireme.doctor import examine
 from trireme.errors import TriremeError

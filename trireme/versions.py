@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from control_plane.errors import ControlError
 from control_plane.rollouts.routing import RoutingDocument
-from control_plane.versions import Place, new_arm, with_arm, without_arms
+from control_plane.versions import Place, new_arm, with_version, without_version
 from gateway.core.snapshot import DEFAULT_GROUP, RoutingSnapshot
 from trireme import probes
 from trireme.errors import TriremeError
@@ -80,7 +80,7 @@ class Versions:
         arm = new_arm(self._place(version))
         with self._repository.locked():
             with refusals():
-                with_arm(self._read(), self._model, arm)
+                with_version(self._read(), self._model, arm)
             ensemble = self._repository.add(version, overrides)
             try:
                 self._load(ensemble, version, timeout_s)
@@ -88,7 +88,7 @@ class Versions:
                 self._undo(version, ensemble)
                 raise
             self._repository.prove(version)
-            self._change(lambda document: with_arm(document, self._model, arm))
+            self._change(lambda document: with_version(document, self._model, arm))
         self._say(f"Version {version} is loaded; nobody gets it who does not ask for {self._model}@{version}.")
 
     def unload(self, version: str, timeout_s: float) -> None:
@@ -100,7 +100,7 @@ class Versions:
             if len(versions) == 1:
                 raise TriremeError(f"Version {version} is the only one: load another one first.")
             place = self._place(version)
-            self._change(lambda document: without_arms(document, self._model, place))
+            self._change(lambda document: without_version(document, self._model, place))
             self._drain(version, timeout_s)
             self._move_default(version)
             self._take_away(version, self._repository.ensemble(version))

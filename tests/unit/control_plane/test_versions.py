@@ -5,7 +5,7 @@ from msgspec.structs import replace
 
 from control_plane.errors import NotPossible
 from control_plane.rollouts.weights import registered
-from control_plane.versions import Place, new_arm, users, with_arm, without_arms
+from control_plane.versions import Place, new_arm, users, with_version, without_version
 from gateway.core.snapshot import Arm, Mirror, ModelRoute, RoutingSnapshot
 
 OLD, NEW = Place("1", default=True), Place("2")
@@ -34,28 +34,28 @@ def test_which_arms_are_of_a_version(place: Place, arm: Arm, held: bool) -> None
 
 
 def test_a_new_version_gets_nobody() -> None:
-    first = with_arm(RoutingSnapshot(), "boats", SECOND)
+    first = with_version(RoutingSnapshot(), "boats", SECOND)
     assert first.models == (ModelRoute(name="boats", arms=(STABLE, SECOND)),)
     assert first.validate() == []
-    assert with_arm(first, "boats", SECOND) is first
-    kept = with_arm(document(Arm(name="v1", version="1")), "boats", SECOND).models[0]
+    assert with_version(first, "boats", SECOND) is first
+    kept = with_version(document(Arm(name="v1", version="1")), "boats", SECOND).models[0]
     assert (kept.aliases, [arm.name for arm in kept.arms]) == (("small",), ["v1", "v2"])
 
 
 def test_an_arm_that_has_a_weight_by_now_keeps_it() -> None:
     weighted = document(STABLE, replace(SECOND, weight=5))
-    assert with_arm(weighted, "boats", SECOND) is weighted
+    assert with_version(weighted, "boats", SECOND) is weighted
 
 
 def test_a_name_that_is_taken_is_not_taken_over() -> None:
-    with pytest.raises(NotPossible, match="another arm that is called 'v2'"):
-        with_arm(document(STABLE, Arm(name="v2", group="elsewhere")), "boats", SECOND)
+    with pytest.raises(NotPossible, match="there is an arm 'v2' of boats already"):
+        with_version(document(STABLE, Arm(name="v2", group="elsewhere")), "boats", SECOND)
 
 
 def test_a_version_that_nobody_is_given_to_is_left_out() -> None:
     before = document(STABLE, SECOND)
-    assert without_arms(before, "boats", NEW) == document(STABLE)
-    assert without_arms(document(STABLE), "boats", NEW) == document(STABLE)
+    assert without_version(before, "boats", NEW) == document(STABLE)
+    assert without_version(document(STABLE), "boats", NEW) == document(STABLE)
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_a_version_that_nobody_is_given_to_is_left_out() -> None:
 def test_a_version_that_somebody_is_given_to_stays(held: RoutingSnapshot, place: Place, words: str) -> None:
     assert words in ", ".join(users(held, "boats", place))
     with pytest.raises(NotPossible, match=words):
-        without_arms(held, "boats", place)
+        without_version(held, "boats", place)
 
 
 def test_a_rollout_finds_an_arm_by_its_name() -> None:
