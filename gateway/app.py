@@ -2,6 +2,7 @@
 
 import logging
 import os
+import secrets
 import socket
 import time
 from collections.abc import AsyncIterator
@@ -51,7 +52,6 @@ from gateway.api.keys import (
     TOKENIZING,
     TRACES,
     USAGE,
-    Texts,
 )
 from gateway.api.middleware import access
 from gateway.api.openapi import describe
@@ -64,7 +64,11 @@ from gateway.auth.snapshot import Snapshot
 from gateway.auth.storage import Storage
 from gateway.auth.store import KeyStore
 from gateway.auth.tenants import TenantStore
+from gateway.cache.caching import Cache
 from gateway.cache.idempotency import Idempotency
+from gateway.cache.memory import Memory
+from gateway.cache.none import Uncached
+from gateway.cache.shelf import Shelf
 from gateway.config import Settings, read_pepper
 from gateway.core.snapshot import RoutingSnapshot
 from gateway.grammar.forms import AnyForm, Forms
@@ -83,7 +87,7 @@ from gateway.telemetry.export import SpanQueue, otlp_exporter
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.tasks import Tasks
 from gateway.telemetry.traces import Traces
-from gateway.tokens.cache import TokenCache
+from gateway.texts import read_texts
 from gateway.tokens.counting import EmbeddingTokens, GenerationTokens
 from gateway.tokens.offload import Offload
 from gateway.tokens.prediction import Predictor
@@ -99,8 +103,6 @@ from gateway.valkey.connection import Valkey
 from gateway.valkey.outbox import Outbox
 from gateway.valkey.wire import Wire
 from python_backends.grammar.checker import GrammarChecker
-from python_backends.preprocessing.prompts import PromptBuilder
-from python_backends.preprocessing.tokenizer import TextTokenizer
 
 log = logging.getLogger(__name__)
 
@@ -113,6 +115,8 @@ OUTBOX = web.AppKey("OUTBOX", Outbox)
 PREDICTOR = web.AppKey("PREDICTOR", Predictor)
 SPOOL = web.AppKey("SPOOL", Spool)
 FORMS = web.AppKey("FORMS", Forms)
+SHELF = web.AppKey("SHELF", Shelf)
+MEMORY = web.AppKey("MEMORY", Memory)
 PRICES = web.AppKey("PRICES", Prices)
 PLANS = web.AppKey("PLANS", Plans)
 TOKEN_CHECKER = web.AppKey("TOKEN_CHECKER", TokenChecker)
@@ -134,7 +138,7 @@ def make_app(settings: Settings) -> web.Application:
     app[PRICES] = Prices(settings.accounting)
     app[CURRENCY] = settings.accounting.currency
     app[MODELS] = Models(read_models(settings.models))
-    app[TEXTS] = _texts(settings, metrics)
+    app[TEXTS] = read_texts(settings, metrics)
     app[OPENAPI] = describe(table, version("trireme"))
     app.cleanup_ctx.extend([_threads, _tasks, _traces, _triton, _spool, _valkey, _ledger, _tokens, _keys])
     app.cleanup_ctx.extend([_repeats, _limits, _forms, _stages, _watch])
@@ -318,6 +322,7 @@ async def _stages(app: web.Application) -> AsyncIterator[None]:
         tokens=GenerationTokens(app[TEXTS].builders, app[TOKENIZING], app[PREDICTOR]),
         limits=limiter,
         grammar=forms,
+        cache=_cache(app),
         admission=app[GATE],
         routing=routing,
         engine=mirroring,
@@ -329,6 +334,7 @@ async def _stages(app: web.Application) -> AsyncIterator[None]:
         tokens=EmbeddingTokens(app[TEXTS].tokenizers, app[TOKENIZING]),
         limits=limiter,
         grammar=AnyForm(),
+        cache=Uncached(),
         admission=app[GATE],
         routing=routing,
         engine=Embedding(client, settings.triton.first_byte_timeout_s),
@@ -336,6 +342,13 @@ async def _stages(app: web.Application) -> AsyncIterator[None]:
     )
     yield
     await mirroring.close()
+
+
+def _cache(app: web.Application) -> Cache:
+    settings, metrics = app[SETTINGS].cache, app[METRICS]
+    app[SHELF] = Shelf(app[VALKEY], app[OUTBOX], settings, secrets.token_hex(8), metrics.cache_stores)
+    app[MEMORY] = Memory(settings.local_bytes, settings.local_s, time.monotonic)
+    return Cache(app[SHELF], app[MEMORY], settings, metrics, app[ROUTER].serving)
 
 
 def _mirroring(app: web.Application) -> Mirroring:
@@ -374,18 +387,3 @@ def _routing(app: web.Application) -> tuple[Router, Directory]:
     models.accept_versions(router.versions_of)
     document = Document(app[REDIS], settings.auth.valkey_timeout_s)
     return router, Directory(base, router, document, resolver=SystemResolver(), settings=routing, meters=meters)
-
-
-def _texts(settings: Settings, metrics: Metrics) -> Texts:
-    models, size = settings.models, settings.tokens.cache_bytes
-    remember = TokenCache(size, metrics.token_cache).of if size else _forget
-    builder = PromptBuilder.from_dir(models.model_dir, remember(models.model_name))
-    texts = Texts({models.model_name: builder}, {models.model_name: builder.tokenizer})
-    if models.embedding_model_name is not None and models.embedding_model_dir is not None:
-        memory = remember(models.embedding_model_name)
-        texts.tokenizers[models.embedding_model_name] = TextTokenizer.from_dir(models.embedding_model_dir, memory)
-    return texts
-
-
-def _forget(_: str) -> None:
-    """What every tokenizer remembers where no cache is wanted."""

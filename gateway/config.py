@@ -22,6 +22,7 @@ from gateway.admission.settings import AdmissionSettings
 from gateway.auth.oidc import OidcSettings
 from gateway.auth.settings import AuthSettings
 from gateway.cache.idempotency import IdempotencySettings
+from gateway.cache.settings import CacheSettings
 from gateway.core.settings import PREFIX, Setting
 from gateway.grammar.forms import GrammarSettings
 from gateway.limits.settings import LimitSettings
@@ -93,6 +94,7 @@ class Settings:
     valkey: ValkeySettings
     tokens: TokenSettings
     idempotency: IdempotencySettings
+    cache: CacheSettings
     limits: LimitSettings
     grammar: GrammarSettings
     admission: AdmissionSettings

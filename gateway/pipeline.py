@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from functools import partial
 from typing import Generic, Protocol, TypeVar
 
 from gateway.core.call import Call, Model, Task
@@ -36,6 +37,13 @@ class Grammar(Protocol[Body_contra]):
     async def check(self, call: Call, body: Body_contra) -> None: ...
 
 
+class Caching(Protocol[Job_contra, Piece]):
+    async def answer(
+        self, call: Call, job: Job_contra, reply: Reply[Piece], compute: Callable[[Call, Reply[Piece]], Awaitable[None]]
+    ) -> None:
+        """What is known already, or what `compute` finds: for this call, or for one in its place."""
+
+
 class Limiting(Protocol):
     def hold(self, call: Call) -> AbstractAsyncContextManager[None]: ...
 
@@ -68,6 +76,7 @@ class Pipeline(Generic[Body, Job, Piece]):
         tokens: Tokens[Body, Job],
         limits: Limiting,
         grammar: Grammar[Body],
+        cache: Caching[Job, Piece],
         admission: Admission,
         routing: Routing,
         engine: Engine[Job, Piece],
@@ -78,6 +87,7 @@ class Pipeline(Generic[Body, Job, Piece]):
         self._tokens = tokens
         self._limits = limits
         self._grammar = grammar
+        self._cache = cache
         self._admission = admission
         self._routing = routing
         self._engine = engine
@@ -96,9 +106,11 @@ class Pipeline(Generic[Body, Job, Piece]):
                 call.mark("tokens")
                 async with self._limits.hold(call):
                     call.mark("limits")
-                    await self._grammar.check(call, body)
-                    # The cache is asked here, before anything waits.
-                    async with self._admission.turn(call):
-                        call.mark("admission")
-                        await self._routing.run(call, lambda backend: self._engine.run(call, job, backend, reply))
+                    await self._cache.answer(call, job, reply, partial(self._compute, body, job))
                 await reply.finish()
+
+    async def _compute(self, body: Body, job: Job, call: Call, reply: Reply[Piece]) -> None:
+        await self._grammar.check(call, body)
+        async with self._admission.turn(call):
+            call.mark("admission")
+            await self._routing.run(call, lambda backend: self._engine.run(call, job, backend, reply))

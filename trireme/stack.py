@@ -177,8 +177,10 @@ class EmbeddedStack:
 def isolated_settings(state_dir: Path, engine: str = "scripted", **changes: Any) -> Settings:
     """Settings for a stack of its own: free ports and its own state, but the project's prepared models.
 
+    Every answer is computed: what measures or tests the engine must not get it from a cache unless it says so.
     `changes` replace fields of `Settings`; environment variables are not looked at.
     """
+    changes["gateway"] = {"cache": {"mode": "off"}, **changes.get("gateway", {})}
     names = [field.name for field in fields(Ports)]
     ports = Ports(**dict(zip(names, free_ports(len(names)), strict=True)))
     return replace(load_settings(environ={}), **{"state_dir": state_dir, "engine": engine, "ports": ports, **changes})

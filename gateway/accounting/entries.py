@@ -21,7 +21,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     `arm`: of the model, the one that got it first. `experiment`, `unit`: in which the call counts, and for whom.
     `retries`: attempts that failed and were made again. `kind`: `mirror` for a copy that nobody asked for and nobody
     pays; `mirrored`: what it was compared with.
-    `replayed`: the answer was one from before (`Idempotency-Key`), and nothing was used.
+    `replayed`: the answer was one from before (`Idempotency-Key`), and nothing was used. `cache`: what it did; where it
+    had the answer, `spared_tokens` is what that would have used, and `spared_price` what that would have cost.
     `queue_position`: in its class when it came, 0 if it did not wait; `stages_ms.admission` is how long it waited.
     `answers_checked`: how those ended that must match a grammar, and how many of them.
     `ms` and `ttft_ms` count from the request's arrival; `stages_ms` are the names of `server-timing`.
@@ -46,6 +47,9 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     retries: int = 0
     stream: bool = False
     replayed: bool = False
+    cache: str | None = None
+    spared_tokens: int = 0
+    spared_price: int = 0
     priority: str | None = None
     queue_position: int = 0
     prompt_tokens: int = 0
@@ -97,6 +101,9 @@ def entry_of(call: Call, outcome: Outcome, seconds: float) -> Entry | None:
         retries=call.retries,
         stream=call.stream,
         replayed=call.replayed,
+        cache=call.cache,
+        spared_tokens=0 if call.spared is None else call.spared.prompt + call.spared.completion,
+        spared_price=call.spared_price,
         priority=call.priority_class,
         queue_position=call.queue_position,
         prompt_tokens=usage.prompt,

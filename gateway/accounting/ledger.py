@@ -22,6 +22,10 @@ class Pricing(Protocol):
         """10⁻⁹ of the currency."""
         ...
 
+    def spared(self, call: Call) -> int:
+        """What it did not cost, since its answer was there already."""
+        ...
+
 
 class Ledger:
     """Writes each call down once, the first time that it is closed: a line in the log, then `sinks`."""
@@ -46,7 +50,7 @@ class Ledger:
         if call.closed:
             return
         call.closed = True
-        call.price = self._prices.of(call)
+        call.price, call.spared_price = self._prices.of(call), self._prices.spared(call)
         seconds = time.monotonic() - call.started
         write_line(call, outcome, seconds, level)
         for sink in self._sinks:

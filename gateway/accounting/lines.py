@@ -36,6 +36,8 @@ def _line(call: Call, outcome: Outcome, seconds: float) -> dict[str, Any]:
         line |= {"priority": call.priority_class, "queue_position": call.queue_position}
     if call.answers_checked:
         line["answers_checked"] = call.answers_checked
+    if call.cache is not None:
+        line["cache"] = call.cache
     if call.replayed:
         line["replayed"] = True
     if call.mirrored:

@@ -3,6 +3,7 @@
 from functools import cache
 
 from gateway.accounting.outcome import Outcome
+from gateway.accounting.prices import NANO
 from gateway.core.call import Call
 from gateway.telemetry.metrics import UNKNOWN, Metrics
 
@@ -14,6 +15,8 @@ class Measurements:
         self._seconds = cache(metrics.seconds.labels)
         self._stages = cache(metrics.stages.labels)
         self._tokens = cache(metrics.tokens.labels)
+        self._saved_tokens = cache(metrics.cache_saved_tokens.labels)
+        self._saved_price = cache(metrics.cache_saved_price.labels)
         self._first_token = cache(metrics.first_token.labels)
         self._per_token = cache(metrics.per_token.labels)
         self._structured = cache(metrics.structured_answers.labels)
@@ -42,3 +45,7 @@ class Measurements:
         self._tokens(model, "prompt").inc(usage.prompt)
         self._tokens(model, "cached").inc(usage.cached)
         self._tokens(model, "completion").inc(usage.completion)
+        if call.spared is not None:
+            self._saved_tokens(model, "prompt").inc(call.spared.prompt)
+            self._saved_tokens(model, "completion").inc(call.spared.completion)
+            self._saved_price(model).inc(call.spared_price / NANO)

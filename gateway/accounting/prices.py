@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from gateway.accounting.settings import AccountingSettings, ModelPrice
-from gateway.core.call import Call
+from gateway.core.call import Call, Usage
 
 NANO = 1_000_000_000
 # A price per million tokens, in units of one token: 10⁻¹² of the currency, so that 0.000001 per million is exact.
@@ -43,7 +43,13 @@ class Prices:
 
     def of(self, call: Call) -> int:
         """Of what the call has used so far, in 10⁻⁹ of the currency."""
+        return self._of(call, call.usage)
+
+    def spared(self, call: Call) -> int:
+        """What its answer would have cost beyond that, in 10⁻⁹ of the currency."""
+        return 0 if call.spared is None else max(0, self._of(call, call.spared) - self.of(call))
+
+    def _of(self, call: Call, usage: Usage) -> int:
         if call.model is None:
             return 0
-        usage = call.usage
         return self.price(call.model.name, usage.prompt, usage.completion, usage.cached)

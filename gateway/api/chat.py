@@ -4,6 +4,7 @@ from aiohttp import web
 
 from gateway.api.body import read_body
 from gateway.api.collect import CollectedReply
+from gateway.api.freshness import read_freshness
 from gateway.api.keys import CALL, GENERATION
 from gateway.api.priority import choose_priority
 from gateway.api.responses import json_response
@@ -18,6 +19,7 @@ async def create(request: web.Request) -> web.StreamResponse:
     call = request[CALL]
     call.session, call.user = call.session or body.user, body.user
     choose_priority(request, body.priority)
+    call.freshness = read_freshness(request)
     answer_id = f"chatcmpl-{call.uid}"
     if body.stream:
         return await stream_answer(request, body, StreamShape(answer_id, "chat.completion.chunk", body.include_usage))
@@ -31,6 +33,6 @@ async def create(request: web.Request) -> web.StreamResponse:
             created=call.created,
             model=body.model or "",
             choices=reply.chat_choices(),
-            usage=UsageBody.of(call.usage),
+            usage=UsageBody.of(call.told_usage),
         ),
     )

@@ -20,6 +20,8 @@ def standard_headers(call: Call) -> dict[str, str]:
         headers["server-timing"] = ", ".join(_timings(call))
     if call.model_version is not None:
         headers["x-model-version"] = call.model_version
+    if call.cache is not None:
+        headers["x-cache"] = call.cache
     return headers | call.headers
 
 

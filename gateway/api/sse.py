@@ -69,7 +69,7 @@ class StreamedReply:
         """The usage, if it was asked for, and the end. Raises ClientGone."""
         last = _DONE
         if self._shape.include_usage:
-            usage = msgspec.json.encode(UsageBody.of(self._call.usage))
+            usage = msgspec.json.encode(UsageBody.of(self._call.told_usage))
             last = b"".join((self._prefix, b'],"usage":', usage, b"}\n\n", _DONE))
         await self._succeed(last)
 

@@ -167,6 +167,7 @@ class Authenticator:
             tenant_limits=tenant.limits,
             tenant_quotas=tenant.quotas,
             weight=tenant.weight,
+            tenant_cache=tenant.cache,
         )
 
     def _caller(self, key: KeyRecord) -> Caller:
@@ -181,9 +182,11 @@ class Authenticator:
             max_priority=key.max_priority,
             limits=key.limits,
             quotas=key.quotas,
+            cache=key.cache,
             tenant_limits=tenant.limits,
             tenant_quotas=tenant.quotas,
             weight=tenant.weight,
+            tenant_cache=tenant.cache,
         )
 
     def _check_attempts(self, address: str | None) -> None:

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 
 import msgspec
 
-from gateway.core.identity import NO_LIMITS, NO_QUOTAS, Limits, PriorityClass, Quotas
+from gateway.core.identity import NO_LIMITS, NO_QUOTAS, SERVERS_CACHE, CachePolicy, Limits, PriorityClass, Quotas
 
 # The last part, since `$` alone would take a line's end after the id too.
 TENANT_ID: Final = r"^[A-Za-z0-9._-]{1,64}$(?!\n)"
@@ -30,6 +30,7 @@ class TenantRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
     limits: Limits = NO_LIMITS
     quotas: Quotas = NO_QUOTAS
     weight: Weight = 1.0
+    cache: CachePolicy = SERVERS_CACHE
     deleted_at: int | None = None
 
 
@@ -54,6 +55,7 @@ class KeyRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     max_priority: PriorityClass = "interactive"
     limits: Limits = NO_LIMITS
     quotas: Quotas = NO_QUOTAS
+    cache: CachePolicy = SERVERS_CACHE
     expires_at: int | None = None
     revoked_at: int | None = None
     old: tuple[OldDigest, ...] = ()

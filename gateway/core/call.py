@@ -2,10 +2,20 @@
 
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from gateway.core.identity import NO_LIMITS, NO_QUOTAS, PRIORITY_CLASSES, Limits, PriorityClass, Quotas
+from gateway.core.freshness import ANY_AGE, Freshness
+from gateway.core.identity import (
+    NO_LIMITS,
+    NO_QUOTAS,
+    PRIORITY_CLASSES,
+    SERVERS_CACHE,
+    CachePolicy,
+    Limits,
+    PriorityClass,
+    Quotas,
+)
 from gateway.core.job import Planned
 from gateway.core.limit import TimeLimit
 from gateway.core.mirrored import Mirrored
@@ -13,6 +23,8 @@ from gateway.core.trace import Trace
 from python_backends.messages import GrammarOutcome, Timings
 
 Task = Literal["generate", "embed"]
+# `coalesced`: the answer that somebody else was getting at the same time.
+CacheOutcome = Literal["hit-exact", "coalesced", "miss", "bypass"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +44,8 @@ class Caller:
     tenant_limits: Limits = NO_LIMITS
     tenant_quotas: Quotas = NO_QUOTAS
     weight: float = 1.0
+    cache: CachePolicy = SERVERS_CACHE
+    tenant_cache: CachePolicy = SERVERS_CACHE
 
     def may_use(self, model: str) -> bool:
         return self.models is None or model in self.models
@@ -72,6 +86,14 @@ class Model:
         return self.name if self.adapter is None else self.adapter.base
 
 
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """What would answer a call: an arm of its model, and all that tells its answers from another one's."""
+
+    arm: str
+    identity: str
+
+
 @dataclass(slots=True)
 class Usage:
     """Exact tokens: `cached` of the prompt were not computed again."""
@@ -100,7 +122,9 @@ class Call:
     prompt. `backend`: who answered. `arm`: of the model, the one that got it first. `experiment`, `unit`: where the
     call counts, and for whom (a hash). `retries`: attempts that failed and were made again. `price`: of what was used,
     in 10⁻⁹ of the currency. `mirrored`: of a copy, what it was compared with. `planned`: what is known of its text;
-    `plan_failed`: it was asked in vain. `answers_checked`: how those ended that must match a grammar.
+    `plan_failed`: it was asked in vain. `freshness`: what the client says of answers from before. `cache`: what came of
+    that. `spared`: what the answer would have used if it had not been there already; `spared_price`: what that would
+    have cost. `answers_checked`: how those ended that must match a grammar.
 
     `traceparent`: the client's; `trace`: None unless spans of this call are recorded; `marks`: when each stage ended
     (monotonic seconds); `failed`: backend and error code of each attempt that was made again.
@@ -150,6 +174,10 @@ class Call:
     price: int = 0
     replayed: bool = False
     mirrored: Mirrored | None = None
+    freshness: Freshness = ANY_AGE
+    cache: CacheOutcome | None = None
+    spared: Usage | None = None
+    spared_price: int = 0
     closed: bool = False
     answers_checked: dict[GrammarOutcome, int] = field(default_factory=dict)
     _marked: float = 0.0
@@ -171,6 +199,20 @@ class Call:
     def priority(self) -> int:
         """For the engine: 0 is the most urgent."""
         return PRIORITY_CLASSES.index(self.priority_class or "standard")
+
+    @property
+    def told_usage(self) -> Usage:
+        """What the client reads: of its answer, wherever that came from."""
+        return self.usage if self.spared is None else self.spared
+
+    def carrier(self) -> "Call":
+        """The same work, for an answer that others may wait for too: with its own time limit and consumption.
+
+        It takes this one's place in the engine. What stages it passes, and the headers that they add, are this one's.
+        """
+        other = replace(self, limit=TimeLimit(self.limit.remaining), usage=Usage())
+        other._marked = self._marked
+        return other
 
     def mark(self, stage: str) -> None:
         """`stage` ends here: it took the time since the last mark."""

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Literal
 
-from gateway.core.call import Call
+from gateway.core.call import Call, Serving
 from gateway.core.job import Backend
 from gateway.core.snapshot import Arm, BackendSpec, Mirror, ModelRoute, RoutingSnapshot
 from gateway.errors import BackendUnavailable
@@ -127,13 +127,26 @@ class Router:
         """That which will answer this call, if nothing fails meanwhile. None: it cannot be told, as backends differ or
         say nothing, or there is none.
         """
+        expected = self._expected(call)
+        return None if expected is None else expected[1]
+
+    def serving(self, call: Call) -> Serving | None:
+        """As `version_of`, with everything that can make a difference: two arms may have the same version's number."""
+        expected = self._expected(call)
+        if expected is None:
+            return None
+        arm, version = expected
+        return Serving(arm.name, f"{version}/{arm.triton_model}/{arm.group}")
+
+    def _expected(self, call: Call) -> tuple[Arm, str] | None:
         model = _model_of(call)
         route = self._table.routes.get(model)
         for arm in self._arms_for(call, route) if route is not None else ():
             alive = [member.served for member in self._table.pools[model, arm.group] if member.alive]
             able = [served for served in alive if serves(served, arm)] or alive
             if able:
-                return common_version(able, arm)
+                version = common_version(able, arm)
+                return None if version is None else (arm, version)
         return None
 
     def versions_of(self, model: str) -> list[str]:

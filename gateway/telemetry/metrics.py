@@ -100,8 +100,35 @@ class Metrics:
             ("outcome",),
             registry=registry,
         )
+        self._answers(registry)
         self.token_cache = Counter(
             "trireme_token_cache", "Texts that were tokenized, or had been before.", ("outcome",), registry=registry
+        )
+
+    def _answers(self, registry: CollectorRegistry) -> None:
+        self.cache_requests = Counter(
+            "trireme_cache_requests",
+            "Requests by what the cache did for them, and why it did nothing.",
+            ("outcome", "reason"),
+            registry=registry,
+        )
+        self.cache_stores = Counter(
+            "trireme_cache_stores", "Answers that were to be stored.", ("outcome",), registry=registry
+        )
+        self.cache_lookup_seconds = Histogram(
+            "trireme_cache_lookup_seconds", "Time to ask Valkey.", buckets=_STAGE_SECONDS, registry=registry
+        )
+        self.cache_local_bytes = Gauge(
+            "trireme_cache_local_bytes", "Answers that this gateway keeps by itself.", registry=registry
+        )
+        self.cache_saved_tokens = Counter(
+            "trireme_cache_saved_tokens",
+            "Tokens of answers that nobody had to compute again.",
+            ("model", "kind"),
+            registry=registry,
+        )
+        self.cache_saved_price = Counter(
+            "trireme_cache_saved_price", "What those would have cost.", ("model",), registry=registry
         )
 
     def _ledger(self, registry: CollectorRegistry) -> None:

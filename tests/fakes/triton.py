@@ -29,7 +29,8 @@ class Script:
 
 
 class FakeTriton:
-    """`requests`: bodies of `generate_stream`, probes left out; `aborts`: lists of ids; `hanging`: set by `hang_at`.
+    """`requests`: bodies of `generate_stream`, probes left out; `aborts`: lists of ids; `hanging`: set by `hang_at`,
+    and `go_on` by tests, to end that.
 
     `versions`: ready ones of each model, None to keep them secret; `dead_engines`: versions; `loads`: by version.
     """
@@ -44,6 +45,7 @@ class FakeTriton:
         self.aborts: asyncio.Queue[list[str]] = asyncio.Queue()
         self.failing_aborts = 0
         self.hanging = asyncio.Event()
+        self.go_on = asyncio.Event()
         self.running = 0
         self.most_running = 0
         self.url = ""
@@ -125,7 +127,7 @@ class FakeTriton:
         for position, event in enumerate(_events(script, body)):
             if position == script.hang_at:
                 self.hanging.set()
-                await asyncio.Event().wait()
+                await self.go_on.wait()
             if position == script.cut_at:
                 request.transport.abort()  # type: ignore[union-attr]
                 break

@@ -82,7 +82,7 @@ async def triton() -> AsyncIterator[FakeTriton]:
 
 @pytest.fixture
 def environment(valkey_url: str, triton: FakeTriton, model_dir: Path, tmp_path: Path) -> dict[str, str]:
-    """Variables of a gateway that serves the models `tiny` and `tiny-embed`."""
+    """Variables of a gateway that serves the models `tiny` and `tiny-embed`, and computes every answer."""
     pepper = tmp_path / "pepper"
     pepper.write_text(PEPPER.hex() + "\n")
     return {
@@ -91,6 +91,7 @@ def environment(valkey_url: str, triton: FakeTriton, model_dir: Path, tmp_path: 
         "TRIREME_PEPPER_FILE": str(pepper),
         "TRIREME_SPOOL_DIR": str(tmp_path / "spool"),
         "TRIREME_TRITON_URL": triton.url,
+        "TRIREME_CACHE": "off",
         "TRIREME_MODEL_NAME": "tiny",
         "TRIREME_MODEL_DIR": str(model_dir),
         "TRIREME_EMBEDDING_MODEL_NAME": "tiny-embed",

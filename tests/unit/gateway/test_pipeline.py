@@ -61,6 +61,12 @@ class Stages:
         finally:
             self.done.append("settle")
 
+    async def answer(
+        self, call: Call, job: str, reply: Reply[str], compute: Callable[[Call, Reply[str]], Awaitable[None]]
+    ) -> None:
+        self.do("ask the cache")
+        await compute(call, reply)
+
     @asynccontextmanager
     async def turn(self, call: Call) -> AsyncIterator[None]:
         self.do("turn")
@@ -103,6 +109,7 @@ def pipeline(stages: Stages) -> Pipeline[Body, str, str]:
         tokens=stages,
         limits=stages,
         grammar=stages,
+        cache=stages,
         admission=stages,
         routing=Routing(stages),
         engine=stages,
@@ -124,6 +131,7 @@ async def test_stages_come_in_order_and_leases_end_in_reverse() -> None:
         "resolve tiny to generate",
         "count",
         "reserve",
+        "ask the cache",
         "check",
         "turn",
         "lease",
@@ -141,6 +149,7 @@ async def test_stages_come_in_order_and_leases_end_in_reverse() -> None:
         ("resolve tiny to generate", ["written down"]),
         ("count", ["written down"]),
         ("reserve", ["written down"]),
+        ("ask the cache", ["settle", "written down"]),
         ("check", ["settle", "written down"]),
         ("turn", ["settle", "written down"]),
         ("lease", ["turn over", "settle", "written down"]),

@@ -35,7 +35,10 @@ def test_the_gateway_is_told_where_everything_is(settings: Settings) -> None:
     assert environment["TRIREME_EMBEDDING_MODEL_NAME"] == "all-minilm-l6-v2"
     assert environment["TRIREME_MAX_MODEL_LEN"] == "4096"
     assert Path(environment["TRIREME_PEPPER_FILE"]).stat().st_mode & 0o777 == 0o600
-    assert yaml.safe_load(Path(environment["TRIREME_CONFIG"]).read_text()) == {"admission": {"limit": 3}}
+    assert yaml.safe_load(Path(environment["TRIREME_CONFIG"]).read_text()) == {
+        "admission": {"limit": 3},
+        "cache": {"mode": "off"},
+    }
 
 
 def test_the_control_plane_is_told_where_valkey_is_and_stays_on_loopback(settings: Settings) -> None:

@@ -1,0 +1,201 @@
+"""Do we know already? Answers that were given before, and those that are being made for somebody else."""
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Final
+
+from gateway.cache.answers import Answer, answer_of
+from gateway.cache.flight import Flight, FlightFailed
+from gateway.cache.keys import Place, place_of
+from gateway.cache.memory import Memory
+from gateway.cache.policy import Bypass, Terms, terms_of
+from gateway.cache.settings import CacheSettings
+from gateway.cache.shelf import Found, Shelf
+from gateway.core.call import Call, Serving, Usage
+from gateway.core.job import Chunk, GenerationJob
+from gateway.core.ports import Reply
+from gateway.errors import InvalidRequest
+from gateway.telemetry.metrics import Metrics
+
+Compute = Callable[[Call, Reply[Chunk]], Awaitable[None]]
+# None if nobody knows.
+ServingOf = Callable[[Call], Serving | None]
+AGE: Final = "age"
+# So many pieces of a stored answer are sent before others get their turn.
+PIECES_A_TURN: Final = 32
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """One request that may be answered from the cache."""
+
+    call: Call
+    job: GenerationJob
+    reply: Reply[Chunk]
+    compute: Compute
+    place: Place
+    terms: Terms
+    arm: str
+
+    def welcomes(self, answer: Answer, now: float) -> bool:
+        return self.terms.freshness.welcomes(answer.age(now))
+
+    @property
+    def choices(self) -> int:
+        return len(self.job.prompts) * self.job.body.choices
+
+
+class Cache:
+    """`serving_of` must tell apart whatever answers differently under one name. `clock`: Unix seconds; `random_share`:
+    in [0, 1[.
+    """
+
+    def __init__(
+        self,
+        shelf: Shelf,
+        memory: Memory,
+        settings: CacheSettings,
+        metrics: Metrics,
+        serving_of: ServingOf,
+        *,
+        clock: Callable[[], float] = time.time,
+        random_share: Callable[[], float] = random.random,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._shelf = shelf
+        self._memory = memory
+        self._settings = settings
+        self._serving_of = serving_of
+        self._clock = clock
+        self._random_share = random_share
+        self._sleep = sleep
+        self._flights: dict[Place, Flight] = {}
+        self._outcomes = metrics.cache_requests.labels
+        self._stores = metrics.cache_stores.labels
+        self._lookup_seconds = metrics.cache_lookup_seconds.observe
+        metrics.cache_local_bytes.set_function(lambda: memory.size)
+
+    async def answer(self, call: Call, job: GenerationJob, reply: Reply[Chunk], compute: Compute) -> None:
+        """From the cache, from a flight, or by `compute`, which gets this call or one in its place."""
+        case = self._case(call, job, reply, compute)
+        if isinstance(case, str):
+            call.cache = "bypass"
+            self._outcomes("bypass", case).inc()
+            await compute(call, reply)
+            return
+        found = Found(self._here(case))
+        if found.answer is None and self._flight(case) is None:
+            found = await self._ask(case)
+        call.mark("cache")
+        if found.answer is not None:
+            await self._replay(case, found.answer)
+        else:
+            await self._board(case, self._flight(case) or self._begin(case, found))
+
+    def _case(self, call: Call, job: GenerationJob, reply: Reply[Chunk], compute: Compute) -> _Case | Bypass:
+        caller, model, settings = call.caller, call.model, self._settings
+        if caller is None or model is None:
+            return "off"
+        terms = terms_of(settings, caller, call.freshness, job.body, self._random_share)
+        if not isinstance(terms, Terms):
+            return terms
+        serving = self._serving_of(call)
+        if serving is None:
+            return "version"
+        place = place_of(job, caller, model, serving.identity, scope=settings.scope, epoch=settings.epoch)
+        return _Case(call, job, reply, compute, place, terms, serving.arm)
+
+    def _here(self, case: _Case) -> Answer | None:
+        answer = self._memory.find(case.place)
+        return answer if answer is not None and case.welcomes(answer, self._clock()) else None
+
+    def _flight(self, case: _Case) -> Flight | None:
+        flight = self._flights.get(case.place) if case.terms.shared else None
+        return flight if flight is not None and flight.takes(case.call) else None
+
+    async def _ask(self, case: _Case) -> Found:
+        """Valkey; and once more this process, where the answer may have come meanwhile."""
+        started = time.perf_counter()
+        found = await self._shelf.find(case.place, make=case.terms.shared)
+        self._lookup_seconds(time.perf_counter() - started)
+        if found.answer is None:
+            return replace(found, answer=self._here(case))
+        if not case.welcomes(found.answer, self._clock()):
+            return Found(purges=found.purges)
+        self._memory.keep(case.place, found.answer)
+        return found
+
+    async def _replay(self, case: _Case, answer: Answer) -> None:
+        call = case.call
+        call.cache, call.model_version = "hit-exact", answer.model_version
+        call.headers[AGE] = str(int(answer.age(self._clock())))
+        self._outcomes("hit-exact", "").inc()
+        self._spare(call, answer.usage)
+        for number, (choice, tokens) in enumerate(answer.chunks, 1):
+            await case.reply.send(Chunk(choice, tokens))
+            if number % PIECES_A_TURN == 0:
+                await asyncio.sleep(0)
+
+    def _begin(self, case: _Case, found: Found) -> Flight:
+        flight = Flight(case.call)
+        if case.terms.shared:
+            self._flights[case.place] = flight
+        flight.begin(partial(self._make, case, found))
+        return flight
+
+    async def _make(self, case: _Case, found: Found, flight: Flight) -> None:
+        """In the flight's task."""
+        try:
+            if not found.mine:
+                found = await self._shelf.await_other(case.place, self._sleep)
+            if found.answer is not None:
+                flight.replay(found.answer)
+                self._memory.keep(case.place, found.answer)
+                return
+            await case.compute(flight.carrier, flight)
+            self._keep(case, found, flight)
+        except BaseException:  # cancellations too: whoever waits elsewhere is told, however it ends
+            self._give_up(case)
+            raise
+        finally:
+            if self._flights.get(case.place) is flight:
+                del self._flights[case.place]
+
+    def _keep(self, case: _Case, found: Found, flight: Flight) -> None:
+        """Not what another arm answered than that in the key: after a second attempt nobody knows which it was."""
+        carrier = flight.carrier
+        answer = answer_of(carrier, flight.chunks, case.choices, self._clock())
+        if answer is None or carrier.retries or carrier.arm != case.arm:
+            self._stores("incomplete" if answer is None else "elsewhere").inc()
+            self._give_up(case)
+            return
+        self._memory.keep(case.place, answer)
+        self._shelf.keep(case.place, answer, found.purges, case.terms.ttl_s)
+
+    def _give_up(self, case: _Case) -> None:
+        if case.terms.shared:
+            self._shelf.release(case.place)
+
+    async def _board(self, case: _Case, flight: Flight) -> None:
+        call = case.call
+        try:
+            await flight.board(call, case.reply)
+        except FlightFailed as failed:
+            if failed.begun or flight.leads(call) or isinstance(failed.cause, InvalidRequest):
+                raise failed.cause from failed.cause.__cause__
+            call.cache = "miss"
+            self._outcomes("miss", "leader_failed").inc()
+            await case.compute(call, case.reply)
+            return
+        self._outcomes(call.cache or "miss", "").inc()
+        if flight.spares(call):
+            self._spare(call, flight.usage)
+
+    def _spare(self, call: Call, usage: Usage) -> None:
+        call.spared = usage
+        if self._settings.count_tokens:
+            call.usage.add(usage.prompt, usage.completion, usage.cached)

@@ -1,0 +1,19 @@
+"""No cache: for what nobody keeps yet."""
+
+from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar
+
+from gateway.core.call import Call
+from gateway.core.ports import Reply
+
+Job = TypeVar("Job")
+Piece = TypeVar("Piece")
+
+
+class Uncached(Generic[Job, Piece]):
+    """Everything is computed."""
+
+    async def answer(
+        self, call: Call, job: Job, reply: Reply[Piece], compute: Callable[[Call, Reply[Piece]], Awaitable[None]]
+    ) -> None:
+        await compute(call, reply)

@@ -1,0 +1,89 @@
+"""What is answered from the cache, for how long, and how much of it is kept."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import msgspec
+
+from gateway.core.identity import CacheMode
+from gateway.core.settings import Setting
+
+Scope = Literal["tenant", "key", "shared"]
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+Bytes = Annotated[int, msgspec.Meta(ge=0)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheSettings:
+    mode: Annotated[
+        CacheMode,
+        Setting(
+            "For tenants and keys that say nothing else: `exact` answers a deterministic request that came before from "
+            "the cache, `off` none.",
+            env="CACHE",
+        ),
+    ] = "exact"
+    scope: Annotated[
+        Scope,
+        Setting(
+            "Who shares answers: the keys of a `tenant`, nobody but the same `key`, or everybody (`shared`), who can "
+            "then find out what others asked.",
+            env="CACHE_SCOPE",
+        ),
+    ] = "tenant"
+    ttl_s: Annotated[
+        Positive, Setting("How long an answer is kept, give or take a tenth.", env="CACHE_TTL_S", unit="s")
+    ] = 3600.0
+    max_ttl_s: Annotated[
+        Positive, Setting("Longest time that `x-cache-ttl` may ask for.", env="CACHE_MAX_TTL_S", unit="s")
+    ] = 86400.0
+    epoch: Annotated[
+        str,
+        Setting(
+            "Part of every key: answers under another value are never found. Change it when weights were replaced "
+            "without a new version.",
+            env="CACHE_EPOCH",
+        ),
+    ] = ""
+    max_answer_bytes: Annotated[
+        Bytes, Setting("Largest answer that is kept.", env="CACHE_MAX_ANSWER_BYTES", unit="bytes")
+    ] = 256 * 1024
+    tenant_bytes: Annotated[
+        Bytes,
+        Setting(
+            "What is kept in Valkey for one tenant; beyond it, what would expire first goes.",
+            env="CACHE_TENANT_BYTES",
+            unit="bytes",
+        ),
+    ] = 64 * 1024 * 1024
+    local_bytes: Annotated[
+        Bytes,
+        Setting("What this gateway keeps by itself, in front of Valkey.", env="CACHE_LOCAL_BYTES", unit="bytes"),
+    ] = 16 * 1024 * 1024
+    local_s: Annotated[
+        float,
+        msgspec.Meta(ge=0),
+        Setting(
+            "How long it does, and so how long a purge takes until it holds for all gateways; 0: not at all.",
+            env="CACHE_LOCAL_S",
+            unit="s",
+        ),
+    ] = 1.0
+    lease_s: Annotated[
+        Positive,
+        Setting(
+            "From the beginning of an answer, how long other gateways may wait for it instead of making it themselves.",
+            env="CACHE_LEASE_S",
+            unit="s",
+        ),
+    ] = 10.0
+    wait_s: Annotated[
+        float, msgspec.Meta(ge=0), Setting("How long one request does, at most.", env="CACHE_WAIT_S", unit="s")
+    ] = 3.0
+    count_tokens: Annotated[
+        bool,
+        Setting(
+            "Whether tokens of answers from the cache count as used: in limits, quotas, ledger and price.",
+            env="CACHE_COUNT_TOKENS",
+        ),
+    ] = False

@@ -1,0 +1,106 @@
+"""What Valkey runs for stored answers, in one step each. All keys of an owner lie in one slot, under one prefix:
+
+| key | holds |
+|---|---|
+| `a:<name>` | an answer |
+| `l:<name>` | who is making it, as long as others may wait for that |
+| `index` | sorted set: name → when it expires, Unix ms |
+| `sizes` | hash: name → bytes |
+| `state` | hash: `bytes` of all answers, `purges` so far |
+
+What expired leaves `index` and `sizes` a little with every answer that comes. Repeating a script changes nothing more.
+"""
+
+from typing import Final
+
+from gateway.valkey.connection import Script
+
+_FORGET: Final = """
+local function forget(name)
+  redis.call('DEL', KEYS[1] .. 'a:' .. name)
+  redis.call('ZREM', KEYS[1] .. 'index', name)
+  local size = redis.call('HGET', KEYS[1] .. 'sizes', name)
+  if not size then return 0 end
+  redis.call('HDEL', KEYS[1] .. 'sizes', name)
+  redis.call('HINCRBY', KEYS[1] .. 'state', 'bytes', -size)
+  return tonumber(size)
+end
+local function purges() return redis.call('HGET', KEYS[1] .. 'state', 'purges') or '0' end
+"""
+
+FIND: Final = Script.of(
+    _FORGET
+    + """
+-- prefix; name, who asks ('' if it makes nothing for others), lease in ms
+-- -> {answer or false, purges, 1: whoever asks may make it, 0: somebody else does}
+local answer, lock = redis.call('GET', KEYS[1] .. 'a:' .. ARGV[1]), KEYS[1] .. 'l:' .. ARGV[1]
+local mine = answer or ARGV[2] == '' or redis.call('SET', lock, ARGV[2], 'NX', 'PX', ARGV[3])
+  or redis.call('GET', lock) == ARGV[2]
+return {answer, purges(), mine and 1 or 0}
+"""
+)
+
+STORE: Final = Script.of(
+    _FORGET
+    + """
+-- prefix; name, who made it, answer, purges when it was begun, ms to keep, bytes for all, ms that nothing outlives
+-- -> 1: stored, 0: there was a purge meanwhile
+local name, owner, answer, most = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[6])
+local lock = KEYS[1] .. 'l:' .. name
+if owner ~= '' and redis.call('GET', lock) == owner then redis.call('DEL', lock) end
+if purges() ~= ARGV[4] then return 0 end
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local index, sizes, state = KEYS[1] .. 'index', KEYS[1] .. 'sizes', KEYS[1] .. 'state'
+forget(name)
+for _, old in ipairs(redis.call('ZRANGEBYSCORE', index, '-inf', now, 'LIMIT', 0, 32)) do forget(old) end
+redis.call('SET', KEYS[1] .. 'a:' .. name, answer, 'PX', ARGV[5])
+redis.call('ZADD', index, now + ARGV[5], name)
+redis.call('HSET', sizes, name, #answer)
+local bytes = redis.call('HINCRBY', state, 'bytes', #answer)
+for _ = 1, 256 do
+  if bytes <= most then break end
+  local first = redis.call('ZRANGE', index, 0, 0)[1]
+  if not first then break end
+  bytes = bytes - forget(first)
+end
+for _, key in ipairs({index, sizes, state}) do redis.call('PEXPIRE', key, ARGV[7]) end
+return 1
+"""
+)
+
+RELEASE: Final = Script.of("""
+-- prefix; name, who was making it -> 1: others need not wait any more
+local lock = KEYS[1] .. 'l:' .. ARGV[1]
+return redis.call('GET', lock) == ARGV[2] and redis.call('DEL', lock) or 0
+""")
+
+PURGE: Final = Script.of(
+    _FORGET
+    + """
+-- prefix; how names begin, cursor (0: from the beginning), ms that nothing outlives
+-- -> {next cursor (0: done), answers that went}; what is being made now is not stored
+local state = KEYS[1] .. 'state'
+if ARGV[2] == '0' then
+  redis.call('HINCRBY', state, 'purges', 1)
+  redis.call('PEXPIRE', state, ARGV[3])
+end
+local gone, page = 0, redis.call('ZSCAN', KEYS[1] .. 'index', ARGV[2], 'COUNT', 500)
+for number = 1, #page[2], 2 do
+  local name = page[2][number]
+  if string.sub(name, 1, #ARGV[1]) == ARGV[1] then
+    forget(name)
+    gone = gone + 1
+  end
+end
+return {page[1], gone}
+"""
+)
+
+STATS: Final = Script.of("""
+-- prefix -> {answers, bytes}
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local bytes = redis.call('HGET', KEYS[1] .. 'state', 'bytes') or '0'
+return {redis.call('ZCOUNT', KEYS[1] .. 'index', now, '+inf'), tonumber(bytes)}
+""")

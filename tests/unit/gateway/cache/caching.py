@@ -1,0 +1,147 @@
+"""A cache on a real Valkey, and an engine that answers when it is told to."""
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Gauge
+from redis.asyncio import Redis
+
+from gateway.cache.caching import Cache
+from gateway.cache.memory import Memory
+from gateway.cache.settings import CacheSettings
+from gateway.cache.shelf import Shelf
+from gateway.core.call import Call, Caller, Model, Serving
+from gateway.core.freshness import ANY_AGE, Freshness
+from gateway.core.identity import SERVERS_CACHE, CachePolicy
+from gateway.core.job import Chunk, GenerationJob, Prompt
+from gateway.core.limit import TimeLimit
+from gateway.core.ports import Reply
+from gateway.telemetry.metrics import Metrics
+from gateway.valkey.connection import Valkey, ValkeySettings
+from gateway.valkey.outbox import Outbox
+from gateway.valkey.wire import Wire
+from python_backends.preprocessing.schema import ChatRequest
+from tests.unit.gateway.valkey.addresses import url_of
+
+MODEL = Model("tiny", "generate", 256, 0)
+PIECES = (b'{"index":0,"delta":{"content":"a"}}', b'{"index":0,"delta":{"content":"b"},"finish_reason":"stop"}')
+WHOLE = list(PIECES)
+
+
+def job(ids: tuple[int, ...] = (1, 2, 3), **body: Any) -> GenerationJob:
+    return GenerationJob(ChatRequest(**{"temperature": 0.0, **body}), [Prompt(list(ids), 100)])
+
+
+def call(
+    number: int = 1,
+    *,
+    tenant: str = "acme",
+    key_id: str = "k1",
+    seconds: float = 10,
+    stream: bool = False,
+    freshness: Freshness = ANY_AGE,
+    key: CachePolicy = SERVERS_CACHE,
+    policy: CachePolicy = SERVERS_CACHE,
+    **fields: Any,
+) -> Call:
+    caller = Caller(key_id, tenant, frozenset({"inference"}), cache=key, tenant_cache=policy)
+    limit = TimeLimit(seconds)
+    given = {"model": MODEL, "caller": caller, "stream": stream, "freshness": freshness, **fields}
+    return Call(id=f"r{number}", uid=f"u{number}", route="/v1/chat/completions", limit=limit, **given)
+
+
+class Sent(list[bytes]):
+    """A reply. `taken`: set with the first piece. `stuck`: its client takes nothing more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.taken = asyncio.Event()
+        self.stuck = False
+
+    async def send(self, piece: Chunk) -> None:
+        if self.stuck:
+            await asyncio.Event().wait()
+        self.append(piece.choice)
+        self.taken.set()
+
+    async def finish(self) -> None: ...
+
+
+@dataclass
+class Engine:
+    """Sends its pieces, then fails with `error` if there is one. `paced`: each of that only after a `tick`."""
+
+    paced: bool = False
+    error: BaseException | None = None
+    pieces: list[bytes] = field(default_factory=lambda: list(PIECES))
+    calls: list[Call] = field(default_factory=list)
+    cancelled: int = 0
+    _ticks: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(0))
+
+    def tick(self, times: int = 1) -> None:
+        for _ in range(times):
+            self._ticks.release()
+
+    async def __call__(self, call: Call, reply: Reply[Chunk]) -> None:
+        self.calls.append(call)
+        call.arm, call.model_version, call.backend = "main", "1", "b"
+        call.mark("admission")
+        seen = 0
+        try:
+            for piece in self.pieces:
+                if self.paced:
+                    await self._ticks.acquire()
+                call.saw_tokens(1)
+                seen += 1
+                await reply.send(Chunk(piece, 1))
+            if self.paced:
+                await self._ticks.acquire()
+            if self.error is not None:
+                raise self.error
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        finally:
+            call.usage.add(len("abc"), seen, 0)
+
+
+class Gateway:
+    """One gateway's cache. `serving`: what would answer."""
+
+    def __init__(self, redis: Redis, *, name: str = "one", patience_s: float = 5.0, **given: Any) -> None:
+        self.now = 1000.0
+        self.metrics = Metrics()
+        self.serving: Serving | None = Serving("main", "1")
+        settings = CacheSettings(**{"local_s": 0.0, **given})
+        wire = Wire.to(url_of(redis))
+        degraded = Gauge("degraded", "", registry=CollectorRegistry())
+        self.valkey = Valkey(wire, ValkeySettings(call_timeout_s=patience_s), degraded)
+        self.outbox = Outbox(self.valkey)
+        self.shelf = Shelf(self.valkey, self.outbox, settings, name, self.metrics.cache_stores)
+        self.memory = Memory(settings.local_bytes, settings.local_s, lambda: self.now)
+        self.cache = Cache(
+            self.shelf,
+            self.memory,
+            settings,
+            self.metrics,
+            lambda _: self.serving,
+            clock=lambda: self.now,
+            random_share=lambda: 0.5,
+            sleep=lambda _: self.outbox.flush(),
+        )
+
+    async def ask(self, call: Call, engine: Engine, job: GenerationJob) -> Sent:
+        sent = Sent()
+        await self.answer(call, engine, job, sent)
+        return sent
+
+    async def answer(self, call: Call, engine: Engine, job: GenerationJob, sent: Sent) -> None:
+        """Within its time, and everything that was posted has been sent then."""
+        async with call.limit:
+            await self.cache.answer(call, job, sent, engine)
+        await self.outbox.flush()
+
+    def counted(self, outcome: str, reason: str = "") -> float:
+        labels = {"outcome": outcome, "reason": reason}
+        return self.metrics.registry.get_sample_value("trireme_cache_requests_total", labels) or 0.0
