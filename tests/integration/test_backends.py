@@ -147,6 +147,12 @@ def test_calls_are_spread_and_the_next_turn_goes_where_the_first_one_went(fleet:
     assert len(homes) == 1
 
 
+def kill_stub_of_b(fleet: Fleet) -> None:
+    """Triton still says ready, so that it takes a while until anybody knows."""
+    fleet.stub("b").kill()
+    wait_until(lambda: not fleet.healthy("b"), "the loss is noticed", 60.0)
+
+
 def kill_server(fleet: Fleet) -> None:
     fleet.tritons["a"].kill("triton")
 
@@ -256,7 +262,7 @@ def test_a_soak_with_losses_answers_everything_and_fails_nothing_that_could_be_t
     """`SOAK_S` seconds of it. Losses come one at a time, each when the one before is mended."""
     faults: list[Callable[[Fleet], None]] = [
         lambda fleet: fleet.tritons["b"].kill("triton"),
-        lambda fleet: fleet.stub("b").kill(),
+        kill_stub_of_b,
         lambda fleet: fleet.proxy.reset(),
         kill_server,
     ]
