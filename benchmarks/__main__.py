@@ -8,6 +8,7 @@ import typer
 from benchmarks import (
     affinity,
     classes,
+    embeddings,
     engine,
     identity,
     limits,
@@ -87,6 +88,12 @@ def run_tracing(requests: int = 4500, write: Write = False) -> None:
     _end(tracing.run(requests, write=write))
 
 
+@app.command("embeddings")
+def run_embeddings(rounds: int = 5, write: Write = False) -> None:
+    """Vectors through the whole chain against the bare encoder (about 2 minutes)."""
+    _end(embeddings.run(rounds, write=write))
+
+
 @app.command("rollouts")
 def run_rollouts(write: Write = False) -> None:
     """How soon a worse version is rolled back, and how often a good one is (minutes)."""
@@ -105,6 +112,7 @@ def run_all(context: typer.Context) -> None:
             routing.run(write=False),
             affinity.run(4, write=False),
             tracing.run(4500, write=False),
+            embeddings.run(5, write=False),
             rollouts.run(write=False),
             classes.run(20.0, write=False),
             preemption.run(4, write=False),

@@ -17,6 +17,8 @@ def read_texts(settings: Settings, metrics: Metrics) -> Texts:
     if models.embedding_model_name is not None and models.embedding_model_dir is not None:
         memory = remember(models.embedding_model_name)
         texts.tokenizers[models.embedding_model_name] = TextTokenizer.from_dir(models.embedding_model_dir, memory)
+    for spec in models.embedding_models or ():
+        texts.tokenizers[spec.name] = TextTokenizer.from_dir(spec.dir, remember(spec.name))
     return texts
 
 

@@ -118,10 +118,22 @@ class Plan(_Wire, frozen=True):
     scripted: Script | None = None
 
 
-class EmbeddingOptions(_Wire, frozen=True):
-    """Beside the texts for `embed`. `truncate`: of a text that is too long the beginning is read, not refused."""
+Pooling = Literal["mean", "last", "cls"]
+Truncation = Literal["none", "start", "end"]
 
-    truncate: bool = False
+
+class EmbeddingOptions(_Wire, frozen=True):
+    """Beside the texts for `embed`; what is left out is as the model has it.
+
+    `model`: one of several in the same process, by name. `dimensions`: the first so many. `normalize`: to length 1.
+    `truncate`: which end of a text that is too long is left out; with `none` it is refused.
+    """
+
+    model: str | None = None
+    pooling: Pooling | None = None
+    normalize: bool | None = None
+    dimensions: int | None = None
+    truncate: Truncation = "none"
 
 
 class Judgement(_Wire, frozen=True):

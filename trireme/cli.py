@@ -8,16 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from trireme import (
-    cli_arms,
-    cli_backends,
-    cli_experiments,
-    cli_keys,
-    cli_mirror,
-    cli_rollouts,
-    cli_tenants,
-    cli_versions,
-)
+from trireme import cli_arms, cli_backends, cli_experiments, cli_keys, cli_mirror, cli_rollouts, cli_tenants
 from trireme.cli_usage import usage
 from trireme.doctor import examine
 from trireme.errors import TriremeError
@@ -40,7 +31,6 @@ app.add_typer(cli_rollouts.app, name="rollouts")
 app.add_typer(cli_experiments.app, name="experiments")
 app.add_typer(cli_mirror.app, name="mirror")
 app.add_typer(cli_arms.app, name="arms")
-app.add_typer(cli_versions.app, name="versions")
 app.command()(usage)
 
 

@@ -6,6 +6,7 @@ is one more function and one more line in `PARTS`.
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -16,7 +17,6 @@ import yaml
 from trireme import probes
 from trireme.keys import pepper_file
 from trireme.models import package_dir
-from trireme.repository import assemble_repository
 from trireme.settings import LOOPBACK, ROOT, Settings
 from trireme.supervisor import ChildSpec
 from trireme.triton import (
@@ -54,12 +54,11 @@ def valkey_part(settings: Settings) -> ChildSpec:
 def triton_part(settings: Settings) -> ChildSpec:
     """Ready when every model is loaded; alive when the engine still makes tokens. Raises: TriremeError."""
     backends = assemble_backends(settings.state_dir)
-    repository = assemble_repository(settings.model_repository, repository_path(settings))
     temporary = temporary_directory(settings.state_dir)
     port = settings.ports.triton_http
     return ChildSpec(
         name="triton",
-        argv=tuple(triton_command(settings, backends, repository)),
+        argv=tuple(triton_command(settings, backends)),
         environment={**triton_environment(settings), **({"TMPDIR": str(temporary)} if temporary else {})},
         log=log_file(settings, "triton"),
         cwd=ROOT,
@@ -132,10 +131,16 @@ def gateway_environment(settings: Settings) -> dict[str, str]:
         "TRIREME_MODEL_DIR": str(settings.model.path),
         "TRIREME_EMBEDDING_MODEL_NAME": settings.embedding_model.name,
         "TRIREME_EMBEDDING_MODEL_DIR": str(settings.embedding_model.path),
+        "TRIREME_EMBEDDING_MODELS": json.dumps(_further_embedding_models(settings)),
         "TRIREME_MAX_MODEL_LEN": str(settings.max_model_len),
         "TRIREME_SPOOL_DIR": str(settings.state_dir / "spool"),
         "TRIREME_LOG_LEVEL": settings.log_level,
     }
+
+
+def _further_embedding_models(settings: Settings) -> list[dict[str, str]]:
+    """Those that the Triton model `embed` has beside the first."""
+    return [{"name": name, "dir": own["model"]} for name, own in settings.embedding_args.get("models", {}).items()]
 
 
 class EngineLiveness:
@@ -174,11 +179,6 @@ def engine_works(settings: Settings) -> bool:
     if probes.triton_generates(LOOPBACK, settings.ports.triton_http, PROBE_TIMEOUT_S):
         return True
     return probes.tokens_counted(LOOPBACK, settings.ports.triton_metrics) > before >= 0
-
-
-def repository_path(settings: Settings) -> Path:
-    """What Triton loads: the shipped repository's files, and versions that were added."""
-    return settings.state_dir / "repository"
 
 
 def log_file(settings: Settings, name: str) -> Path:

@@ -41,20 +41,11 @@ async def create(request: web.Request) -> web.StreamResponse:
     return json_bytes(call, encoded)
 
 
-def shortened(vectors: Vectors, dimensions: int | None) -> Vectors:
-    """The first `dimensions` of each vector, at length 1 again."""
-    if dimensions is None or dimensions == vectors.shape[1]:
-        return vectors
-    cut = vectors[:, :dimensions]
-    lengths = np.linalg.norm(cut, axis=1, keepdims=True)
-    return np.divide(cut, lengths, out=np.zeros_like(cut), where=lengths > 0)
-
-
 def _encode(call: Call, body: EmbeddingRequest, vectors: Vectors) -> bytes:
     """Row by row, so that other threads get their turn in between."""
     as_text = body.encoding_format == "base64"
     rows = []
-    for number, row in enumerate(shortened(vectors, body.dimensions)):
+    for number, row in enumerate(vectors):
         vector: Vector = base64.b64encode(row.tobytes()).decode() if as_text else row.tolist()
         rows.append(msgspec.Raw(msgspec.json.encode(EmbeddingObject("embedding", number, vector))))
     usage = EmbeddingUsage(call.usage.prompt, call.usage.prompt)

@@ -18,6 +18,7 @@ from gateway.api import (
     feedback,
     models,
     operations,
+    rerank,
     tokenization,
     usage,
 )
@@ -37,6 +38,7 @@ from gateway.api.schema import (
     ModelList,
     ModelObject,
     Readiness,
+    RerankList,
     TextCompletion,
     Tokenized,
 )
@@ -92,6 +94,10 @@ def endpoints(*, metrics_key: bool) -> list[Endpoint]:
         Endpoint(
             "POST", "/v1/feedback", feedback.create, "Say how good an answer was", either,
             takes=FeedbackCreate, gives=FeedbackObject,
+        ),
+        Endpoint(
+            "POST", "/v1/rerank", rerank.create, "Order documents by their likeness to a query",
+            frozenset({"embeddings"}), takes=rerank.RerankRequest, gives=RerankList, repeatable=True,
         ),
         Endpoint("GET", "/v1/models", models.index, "List the models", ANY_KEY, gives=ModelList),
         Endpoint("GET", "/v1/models/{model:.+}", models.show, "One model", ANY_KEY, gives=ModelObject),

@@ -103,6 +103,32 @@ class EmbeddingList(msgspec.Struct):
     usage: EmbeddingUsage
 
 
+class RerankDocument(msgspec.Struct):
+    text: str
+
+
+class RerankResult(msgspec.Struct, omit_defaults=True):
+    """`index`: of the document as it was sent; `relevance_score`: cosine with the query."""
+
+    index: int
+    relevance_score: float
+    document: RerankDocument | None = None
+
+
+class RerankUsage(msgspec.Struct):
+    prompt_tokens: int
+    total_tokens: int
+
+
+class RerankList(msgspec.Struct):
+    """`results`: the most alike first."""
+
+    id: str
+    model: str
+    results: list[RerankResult]
+    usage: RerankUsage
+
+
 class ModelObject(msgspec.Struct):
     id: str
     object: Literal["model"]

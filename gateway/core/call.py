@@ -20,7 +20,7 @@ from gateway.core.job import Planned
 from gateway.core.limit import TimeLimit
 from gateway.core.mirrored import Mirrored
 from gateway.core.trace import Trace
-from python_backends.messages import GrammarOutcome, Timings
+from python_backends.messages import GrammarOutcome, Timings, Truncation
 
 Task = Literal["generate", "embed"]
 # `coalesced`: the answer that somebody else was getting at the same time.
@@ -69,6 +69,8 @@ class AdapterRef:
 class Model:
     """A model that clients can name. `dimensions`: of its vectors, None if it generates. `created`: Unix seconds.
 
+    `encoder`: its name within the Triton model `embed`, None for the first one there. `truncate`: what becomes of texts
+    that are too long, unless the request says otherwise.
     `adapter`: None for a model of its own. `limits`: for each tenant, beside those of its own.
     """
 
@@ -77,6 +79,8 @@ class Model:
     max_model_len: int
     created: int
     dimensions: int | None = None
+    encoder: str | None = None
+    truncate: Truncation = "none"
     adapter: AdapterRef | None = None
     limits: Limits = NO_LIMITS
 

@@ -8,11 +8,13 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from python_backends.messages import EmbeddingOptions
 from python_backends.preprocessing.schema import GenerationRequest
 
 Vectors = NDArray[np.float32]
 # The Triton model that holds the engine.
 ENGINE: Final = "vllm"
+_USUAL: Final = EmbeddingOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,7 @@ class GenerationJob:
 @dataclass(frozen=True, slots=True)
 class EmbeddingJob:
     inputs: list[list[int]]
+    options: EmbeddingOptions = _USUAL
 
 
 @dataclass(frozen=True, slots=True, eq=False)

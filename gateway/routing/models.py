@@ -11,8 +11,21 @@ import msgspec
 from gateway.core.call import Call, Model, Task
 from gateway.core.settings import Setting
 from gateway.errors import InvalidRequest, ModelNotAllowed, ModelNotFound
+from python_backends.messages import Truncation
 
 Length = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class EmbeddingSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """An embedding model beside the first one. `dir`: its directory; its name is that of the argument `models` of the
+    Triton model `embed` too.
+    """
+
+    name: str
+    dir: Path
+    max_model_len: Length | None = None
+    truncate: Truncation = "none"
+
 
 _ENDPOINTS: dict[Task, str] = {
     "generate": "/v1/chat/completions or /v1/completions",
@@ -44,6 +57,23 @@ class ModelSettings:
         Length | None,
         Setting(
             "Longest text it takes; from its directory when not set.", env="EMBEDDING_MAX_MODEL_LEN", unit="tokens"
+        ),
+    ] = None
+    embedding_truncate: Annotated[
+        Truncation,
+        Setting(
+            "Texts that are too long, where the request does not say: `none` refuses them, `end` and `start` leave out "
+            "that part.",
+            env="EMBEDDING_TRUNCATE",
+        ),
+    ] = "none"
+    embedding_models: Annotated[
+        list[EmbeddingSpec] | None,
+        Setting(
+            "Embedding models beside that one, as a list (JSON in the variable): "
+            '`[{"name": "a", "dir": "/models/a"}]`, '
+            "with `max_model_len` and `truncate` if need be.",
+            env="EMBEDDING_MODELS",
         ),
     ] = None
 
@@ -133,18 +163,26 @@ def read_models(settings: ModelSettings) -> list[Model]:
         )
     ]
     if settings.embedding_model_name is not None and settings.embedding_model_dir is not None:
-        found.append(_embedding(settings.embedding_model_name, settings.embedding_model_dir, settings))
-    return found
+        first = EmbeddingSpec(
+            name=settings.embedding_model_name,
+            dir=settings.embedding_model_dir,
+            max_model_len=settings.embedding_max_model_len,
+            truncate=settings.embedding_truncate,
+        )
+        found.append(_embedding(first))
+    return found + [_embedding(spec, spec.name) for spec in settings.embedding_models or ()]
 
 
-def _embedding(name: str, directory: Path, settings: ModelSettings) -> Model:
-    config = _config(directory)
+def _embedding(spec: EmbeddingSpec, encoder: str | None = None) -> Model:
+    config = _config(spec.dir)
     return Model(
-        name=name,
+        name=spec.name,
         task="embed",
-        max_model_len=settings.embedding_max_model_len or _longest_text(directory, config),
-        created=_created(directory),
+        max_model_len=spec.max_model_len or _longest_text(spec.dir, config),
+        created=_created(spec.dir),
         dimensions=int(config["hidden_size"]),
+        encoder=encoder,
+        truncate=spec.truncate,
     )
 
 

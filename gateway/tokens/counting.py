@@ -15,9 +15,11 @@ from gateway.errors import InvalidRequest
 from gateway.tokens.offload import Offload
 from gateway.tokens.prediction import Predictor
 from gateway.tokens.recall import token_ids
+from python_backends.messages import EmbeddingOptions
 from python_backends.preprocessing.prompts import PromptBuilder, completion_budget, embedding_source
 from python_backends.preprocessing.schema import EmbeddingRequest, GenerationRequest
 from python_backends.preprocessing.tokenizer import TextTokenizer
+from python_backends.preprocessing.truncation import Frame, truncated
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,31 +86,34 @@ class EmbeddingTokens:
 
     def __init__(self, tokenizers: Mapping[str, TextTokenizer], offload: Offload) -> None:
         self._tokenizers = tokenizers
+        self._frames = {name: Frame.of(tokenizer) for name, tokenizer in tokenizers.items()}
         self._offload = offload
 
     async def prepare(self, call: Call, model: Model, body: EmbeddingRequest) -> EmbeddingJob:
-        """Raises InvalidRequest."""
-        _check_dimensions(body.dimensions, model)
+        """Raises InvalidRequest. What was left out of a text that is too long does not count."""
         with request_faults():
             source, tokenizer = partial(embedding_source, body), self._tokenizers[model.base]
             inputs = await token_ids(self._offload, call.size, body.pieces, source, tokenizer)
+        longest, truncate = model.max_model_len, body.truncate or model.truncate
         for number, ids in enumerate(inputs):
-            if len(ids) > model.max_model_len:
-                raise _too_long(number, len(ids), model)
+            if len(ids) > longest:
+                if truncate == "none":
+                    raise _too_long(number, len(ids), model)
+                inputs[number] = truncated(ids, longest, truncate, self._frames[model.base])
         call.cost = call.prompt_cost = sum(map(len, inputs))
-        return EmbeddingJob(inputs)
+        return EmbeddingJob(inputs, _options(body, model))
 
 
-def _check_dimensions(wanted: int | None, model: Model) -> None:
-    if wanted is not None and model.dimensions is not None and wanted > model.dimensions:
-        raise InvalidRequest(
-            f"{model.name} has {model.dimensions} dimensions; {wanted} were asked for", param="dimensions"
-        )
+def _options(body: EmbeddingRequest, model: Model) -> EmbeddingOptions:
+    """The model itself knows what it can do, and refuses what it cannot."""
+    wanted = None if body.dimensions == model.dimensions else body.dimensions
+    return EmbeddingOptions(model=model.encoder, pooling=body.pooling, normalize=body.normalize, dimensions=wanted)
 
 
 def _too_long(number: int, tokens: int, model: Model) -> InvalidRequest:
     return InvalidRequest(
-        f"{model.name} takes at most {model.max_model_len} tokens a text, and input {number} has {tokens}: split it",
+        f"{model.name} takes at most {model.max_model_len} tokens a text, and input {number} has {tokens}: split it, "
+        "or say with truncate which part to leave out",
         param="input",
         code="context_length_exceeded",
     )

@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 
 from gateway.core.call import Call
-from gateway.core.job import GenerationJob, Planned, Prompt, Vectors
+from gateway.core.job import EmbeddingJob, GenerationJob, Planned, Prompt, Vectors
 from gateway.errors import BackendFailed
 from python_backends.messages import Judgement
 from python_backends.preprocessing.parsing import encode_pretokenized
@@ -69,13 +69,15 @@ def _without_text(body: GenerationRequest, max_tokens: int) -> GenerationRequest
     )
 
 
-def embed_request(inputs: list[list[int]]) -> tuple[bytes, dict[str, str]]:
+def embed_request(job: EmbeddingJob) -> tuple[bytes, dict[str, str]]:
     """Body and headers of one `infer` request to `embed`, in Triton's binary form."""
+    inputs, options = job.inputs, _ENCODER.encode(job.options)
     lengths = np.fromiter(map(len, inputs), dtype="<i4", count=len(inputs))
     ids = np.fromiter(chain.from_iterable(inputs), dtype="<i4", count=int(lengths.sum()))
+    how = {"name": "options", "shape": [1], "datatype": "BYTES", "data": [options.decode()]}
     header = _ENCODER.encode(
         {
-            "inputs": [_input("input_ids", ids), _input("lengths", lengths)],
+            "inputs": [_input("input_ids", ids), _input("lengths", lengths), how],
             "outputs": [{"name": name, "parameters": {"binary_data": True}} for name in ("embedding", "prompt_tokens")],
         }
     )

@@ -17,7 +17,7 @@ class Embedding:
 
     async def run(self, call: Call, job: EmbeddingJob, backend: Backend, reply: Reply[Vectors]) -> None:
         """Sends float32 [inputs, dimensions] in one piece. Raises GatewayError."""
-        body, headers = embed_request(job.inputs)
+        body, headers = embed_request(job)
         data, answered = await self._client.post(
             backend, backend.path("infer"), body, headers, timeout_s=self._timeout_s
         )

@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from python_backends.messages import Pooling, Truncation
+
 MAX_CHOICES = 128
 MAX_STOP_STRINGS = 16
 MAX_LOGPROBS = 20
@@ -189,6 +191,9 @@ class EmbeddingRequest(_Body):
     input: Inputs
     model: str | None = None
     dimensions: Positive | None = None
+    pooling: Pooling | None = None
+    normalize: bool | None = None
+    truncate: Truncation | None = None
     encoding_format: Literal["float", "base64"] | None = None
     user: str | None = None
     priority: Priority | None = None

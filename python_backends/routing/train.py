@@ -19,9 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from python_backends.embedding.embedder import truncated
+from python_backends.embedding.embedder import finished
+from python_backends.messages import EmbeddingOptions
 from python_backends.preprocessing.question import MOST_CHARACTERS
 from python_backends.preprocessing.tokenizer import TextTokenizer
+from python_backends.preprocessing.truncation import Frame, truncated
 from python_backends.routing.evaluation import Quality, evaluate, within_groups
 from python_backends.routing.features import NAMES, features_of
 from python_backends.routing.fitting import (
@@ -92,9 +94,11 @@ def _embed(texts: Sequence[str], model_dir: Path) -> Any:
     from python_backends.embedding.transformers_embedder import TransformersEmbedder
 
     embedder = TransformersEmbedder(model_dir, {})
-    tokenizer = TextTokenizer.from_dir(model_dir)
-    ids = [truncated(one, embedder.max_tokens) for one in tokenizer.encode_many([*texts])]
-    return np.concatenate([embedder.embed(ids[at : at + _BATCH]) for at in range(0, len(ids), _BATCH)])
+    tokenizer, terms = TextTokenizer.from_dir(model_dir), embedder.terms
+    frame = Frame.of(tokenizer)
+    ids = [truncated(one, terms.max_tokens, "end", frame) for one in tokenizer.encode_many([*texts])]
+    found = [embedder.embed(ids[at : at + _BATCH], terms.pooling) for at in range(0, len(ids), _BATCH)]
+    return finished(np.concatenate(found), terms, EmbeddingOptions())
 
 
 def train(questions: Questions, inputs: Array, name: str) -> tuple[Scorer, dict[str, Any]]:

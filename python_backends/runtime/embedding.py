@@ -1,66 +1,50 @@
-"""The `embed` model: Triton requests → embedding worker → Triton responses."""
+"""The `embed` model: Triton requests → embedding workers → Triton responses."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from python_backends.embedding.embedder import Embedder, ScriptedEmbedder, Vectors, truncated
+from python_backends.embedding.embedder import Embedder, ScriptedEmbedder, Terms, Vectors, finished
 from python_backends.embedding.transformers_embedder import TransformersEmbedder
 from python_backends.embedding.worker import EmbeddingWorker, Job
 from python_backends.llm.engine import EngineError
 from python_backends.messages import EmbeddingOptions
 from python_backends.preprocessing.errors import RequestError
 from python_backends.preprocessing.tokenizer import TextTokenizer
+from python_backends.preprocessing.truncation import Frame, truncated
 from python_backends.runtime.errors import engine_error, request_error
 from python_backends.runtime.settings import EngineSettings
 from python_backends.runtime.tensors import float_tensor, int_tensor, read_array
 
 
-def build_embedder(settings: EngineSettings) -> Embedder:
-    if settings.engine == "scripted":
-        return ScriptedEmbedder()
-    return TransformersEmbedder(settings.model_dir, dict(settings.arguments))
+@dataclass(frozen=True)
+class Encoder:
+    """One embedding model."""
 
+    tokenizer: TextTokenizer
+    frame: Frame
+    terms: Terms
+    worker: EmbeddingWorker
 
-class EmbeddingModel:
-    def __init__(self, settings: EngineSettings) -> None:
-        self._tokenizer = TextTokenizer.from_dir(Path(settings.model_dir))
-        self._embedder = build_embedder(settings)
-        self._worker = EmbeddingWorker(self._embedder)
+    @classmethod
+    def build(cls, engine: str, model_dir: Path, arguments: Mapping[str, Any]) -> "Encoder":
+        tokenizer, embedder = TextTokenizer.from_dir(model_dir), build_embedder(engine, model_dir, arguments)
+        return cls(tokenizer, Frame.of(tokenizer), embedder.terms, EmbeddingWorker(embedder))
 
-    def start(self) -> None:
-        self._worker.start()
-
-    def stop(self) -> None:
-        self._worker.stop()
-
-    def execute(self, request: Any) -> None:
-        """Every path sends exactly one response, most of them from the worker's thread."""
-        sender = request.get_response_sender()
-
-        def answer(response: Any) -> None:
-            sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
-
-        try:
-            inputs = self._inputs(request)
-        except RequestError as error:
-            answer(request_error(error))
-            return
-        self._worker.submit(Job(inputs, lambda result: answer(_response(inputs, result))))
-
-    def _inputs(self, request: Any) -> list[list[int]]:
-        """Token ids of each input, from `text`, or from `input_ids` cut by `lengths`. Raises RequestError."""
-        ids, texts = read_array(request, "input_ids"), read_array(request, "text")
+    def read(self, ids: Any, texts: Any, lengths: Any, options: EmbeddingOptions) -> list[list[int]]:
+        """Token ids of each input, from its text, or from `ids` cut by `lengths`. Raises RequestError."""
         if texts is not None and ids is None:
-            inputs = self._tokenizer.encode_many([text.decode("utf-8", "replace") for text in texts])
-            if _options(read_array(request, "options")).truncate:
-                inputs = [truncated(ids, self._embedder.max_tokens) for ids in inputs]
+            inputs = self.tokenizer.encode_many([text.decode("utf-8", "replace") for text in texts])
         elif ids is not None and texts is None:
-            inputs = _cut(ids.tolist(), read_array(request, "lengths"))
+            inputs = _cut(ids.tolist(), lengths)
         else:
             raise RequestError("send text, or input_ids with lengths", param="text")
+        inputs = [truncated(one, self.terms.max_tokens, options.truncate, self.frame) for one in inputs]
         self._check(inputs)
         return inputs
 
@@ -68,14 +52,69 @@ class EmbeddingModel:
         if not inputs:
             raise RequestError("there is nothing to embed: send at least one input", param="text")
         for number, ids in enumerate(inputs):
-            if not 0 < len(ids) <= self._embedder.max_tokens:
+            if not 0 < len(ids) <= self.terms.max_tokens:
                 raise RequestError(
-                    f"input {number} has {len(ids)} tokens; between 1 and {self._embedder.max_tokens} fit",
+                    f"input {number} has {len(ids)} tokens; between 1 and {self.terms.max_tokens} fit",
                     param="text",
                     code="context_length_exceeded",
                 )
-            if not 0 <= min(ids) <= max(ids) < self._tokenizer.vocab_size:
+            if not 0 <= min(ids) <= max(ids) < self.tokenizer.vocab_size:
                 raise RequestError(f"input {number} holds ids that the model does not have", param="input_ids")
+
+
+def build_embedder(engine: str, model_dir: Path, arguments: Mapping[str, Any]) -> Embedder:
+    return ScriptedEmbedder() if engine == "scripted" else TransformersEmbedder(model_dir, dict(arguments))
+
+
+class EmbeddingModel:
+    """The model of the settings, and beside it those of the argument `models`: by name, their arguments, of which
+    `model` is the directory; what they do not say is as for the first.
+    """
+
+    def __init__(self, settings: EngineSettings) -> None:
+        usual = {name: value for name, value in settings.arguments.items() if name != "models"}
+        self._first = Encoder.build(settings.engine, settings.model_dir, usual)
+        self._others = {
+            name: Encoder.build(settings.engine, Path(own["model"]), {**usual, **own})
+            for name, own in settings.arguments.get("models", {}).items()
+        }
+
+    def start(self) -> None:
+        for encoder in (self._first, *self._others.values()):
+            encoder.worker.start()
+
+    def stop(self) -> None:
+        for encoder in (self._first, *self._others.values()):
+            encoder.worker.stop()
+
+    def execute(self, request: Any) -> None:
+        """Every path sends exactly one response, most of them from a worker's thread."""
+        sender = request.get_response_sender()
+
+        def answer(response: Any) -> None:
+            sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+        try:
+            options = _options(read_array(request, "options"))
+            encoder = self._encoder(options.model)
+            encoder.terms.check(options)
+            ids, texts, lengths = (read_array(request, name) for name in ("input_ids", "text", "lengths"))
+            inputs = encoder.read(ids, texts, lengths, options)
+        except RequestError as error:
+            answer(request_error(error))
+            return
+        pooling = options.pooling or encoder.terms.pooling
+        job = Job(inputs, pooling, lambda result: answer(_response(inputs, result, encoder.terms, options)))
+        encoder.worker.submit(job)
+
+    def _encoder(self, name: str | None) -> Encoder:
+        """Raises RequestError."""
+        if name is None:
+            return self._first
+        if name not in self._others:
+            known = ", ".join(sorted(self._others)) or "none but the usual one, which has no name here"
+            raise RequestError(f"there is no embedding model {name!r}; known: {known}", param="model")
+        return self._others[name]
 
 
 def _options(given: Any) -> EmbeddingOptions:
@@ -95,8 +134,9 @@ def _cut(ids: list[int], lengths: Any) -> list[list[int]]:
     return [ids[start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
 
-def _response(inputs: list[list[int]], result: Vectors | Exception) -> Any:
+def _response(inputs: list[list[int]], result: Vectors | Exception, terms: Terms, options: EmbeddingOptions) -> Any:
     if isinstance(result, Exception):
         return engine_error(EngineError("the embedding model failed"))
     counts = int_tensor("prompt_tokens", [len(ids) for ids in inputs])
-    return pb_utils.InferenceResponse(output_tensors=[float_tensor("embedding", result), counts])
+    vectors = np.ascontiguousarray(finished(result, terms, options))
+    return pb_utils.InferenceResponse(output_tensors=[float_tensor("embedding", vectors), counts])

@@ -9,6 +9,8 @@ from tests.support.triton import DirectTriton
 from trireme.stack import EmbeddedStack, isolated_settings
 
 MAX_NUM_SEQS = 4
+# MiniLM once more, by another name: with another pooling, and as if it had been trained for short vectors.
+SECOND_EMBEDDING_MODEL = "minilm-cls"
 
 
 @pytest.fixture(scope="session")
@@ -16,8 +18,13 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedStack]:
     """Few slots in the engine, so that tests can fill them, and no test tokens among those that they count."""
     state = tmp_path_factory.mktemp("stack")
     arguments = {**isolated_settings(state).engine_args, "max_num_seqs": MAX_NUM_SEQS}
+    second = {"pooling": "cls", "poolings": ["mean", "last"], "matryoshka": [64, 128]}
+    embedding = isolated_settings(state).embedding_model.path
+    models = {SECOND_EMBEDDING_MODEL: {"model": str(embedding), **second}}
     quiet = {"routing": {"generation_interval_s": 3600.0}}
-    settings = isolated_settings(state, engine="vllm", engine_args=arguments, gateway=quiet)
+    settings = isolated_settings(
+        state, engine="vllm", engine_args=arguments, embedding_args={"models": models}, gateway=quiet
+    )
     with EmbeddedStack(settings) as running:
         yield running
 

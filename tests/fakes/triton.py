@@ -7,11 +7,17 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import numpy as np
 from aiohttp import web
 
+from python_backends.embedding.embedder import Terms, finished
+from python_backends.messages import EmbeddingOptions, ErrorBody
+from python_backends.preprocessing.errors import RequestError
+
 JSON_LENGTH = "Inference-Header-Content-Length"
 DIMENSIONS = 4
+TERMS = Terms(256, DIMENSIONS, poolings=("mean", "cls"), normalize=False, shorter=(3,))
 
 
 @dataclass
@@ -42,6 +48,7 @@ class FakeTriton:
         self.requests: list[dict[str, Any]] = []
         self.paths: list[str] = []
         self.inferences: list[list[list[int]]] = []
+        self.options: list[EmbeddingOptions] = []
         self.aborts: asyncio.Queue[list[str]] = asyncio.Queue()
         self.failing_aborts = 0
         self.hanging = asyncio.Event()
@@ -57,7 +64,7 @@ class FakeTriton:
     @asynccontextmanager
     async def serve(self) -> AsyncIterator["FakeTriton"]:
         app = web.Application(client_max_size=1 << 26)
-        app.router.add_get("/v2/health/live", self._ready)
+        app.router.add_get("/v2/health/ready", self._ready)
         app.router.add_get("/v2/models/{model}/ready", self._ready)
         app.router.add_post("/v2/models/chat/generate_stream", self._generate)
         app.router.add_post("/v2/models/{model}/versions/{version}/generate_stream", self._generate)
@@ -145,13 +152,21 @@ class FakeTriton:
     async def _infer(self, request: web.Request) -> web.Response:
         data = await request.read()
         length = int(request.headers[JSON_LENGTH])
-        first, _ = json.loads(data[:length])["inputs"]
+        first, _, how = json.loads(data[:length])["inputs"]
+        options = msgspec.json.decode(how["data"][0], type=EmbeddingOptions)
+        try:
+            TERMS.check(options)
+        except RequestError as error:
+            body = ErrorBody(message=error.message, type="invalid_request_error", code=error.code, param=error.param)
+            return web.json_response({"error": msgspec.json.encode(body).decode()}, status=400)
         split = length + first["parameters"]["binary_data_size"]
         ids = np.frombuffer(data[length:split], dtype="<i4")
         lengths = np.frombuffer(data[split:], dtype="<i4")
         inputs = [part.tolist() for part in np.split(ids, np.cumsum(lengths)[:-1])]
         self.inferences.append(inputs)
+        self.options.append(options)
         vectors = np.array([[len(one), *one[:3], 0, 0, 0][:DIMENSIONS] for one in inputs], dtype="<f4")
+        vectors = finished(vectors, TERMS, options)
         return _tensors({"embedding": vectors, "prompt_tokens": lengths})
 
 

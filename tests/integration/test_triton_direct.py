@@ -184,7 +184,8 @@ def test_wrong_embedding_inputs_are_refused(direct: DirectTriton, inputs: dict[s
 def test_the_repository_index_and_versions_are_served(direct: DirectTriton) -> None:
     index = direct.post("/v2/repository/index").json()
     ready = {one["name"]: one["version"] for one in index if one["state"] == "READY"}
-    assert ready == dict.fromkeys(("chat", "preprocess", "vllm", "postprocess", "embed"), "1")
+    names = ("chat", "preprocess", "vllm", "postprocess", "embed", "plan", "route")
+    assert ready == dict.fromkeys(names, "1")
     assert direct.get("/v2/models/chat/versions/1/ready").status_code == 200
     assert direct.get("/v2/models/chat/versions/9/ready").status_code == 400
     response = direct.post(

@@ -18,12 +18,12 @@ from python_backends.runtime.errors import request_error
 from python_backends.runtime.settings import generation_settings, repository_of
 from python_backends.runtime.tensors import bytes_tensor, float_tensor, int_tensor, read_array, read_bytes
 
-_OPTIONS = msgspec.json.encode(EmbeddingOptions(truncate=True))
+_OPTIONS = msgspec.json.encode(EmbeddingOptions(truncate="end"))
 
 
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
-        settings = generation_settings(repository_of(args), args["model_version"])
+        settings = generation_settings(repository_of(args))
         self._grammars = GrammarChecker.started(settings.model_dir, settings.grammars)
         self._planner = Planner(PromptBuilder.from_dir(settings.model_dir), settings.max_model_len, self._grammars)
 

@@ -2,7 +2,6 @@
 
 import pytest
 
-from python_backends.embedding.embedder import truncated
 from python_backends.preprocessing.parsing import parse_chat, parse_completion
 from python_backends.preprocessing.question import MOST_CHARACTERS, question_of
 
@@ -27,8 +26,3 @@ def test_a_chat_without_a_user_asks_nothing() -> None:
 
 def test_a_long_text_is_bounded() -> None:
     assert len(question_of(parse_completion(f'{{"prompt": "{"long " * 10_000}"}}'))) == MOST_CHARACTERS
-
-
-def test_too_many_tokens_are_cut_before_the_one_that_ends_them() -> None:
-    assert truncated([101, 1, 2, 3, 102], 4) == [101, 1, 2, 102]
-    assert truncated([101, 1, 102], 4) == [101, 1, 102]

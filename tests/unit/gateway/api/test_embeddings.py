@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from python_backends.messages import EmbeddingOptions
 from tests.fakes.triton import FakeTriton
 from tests.unit.gateway.conftest import Gateway
 
@@ -34,16 +35,38 @@ async def test_base64_is_little_endian_float32(gateway: Gateway) -> None:
     assert vector.tolist() == [3.0, 3.0, 4.0, 0.0]
 
 
-async def test_fewer_dimensions_are_a_beginning_of_length_one(gateway: Gateway) -> None:
-    _, answer = await gateway.ask(PATH, BODY | {"dimensions": 3})
-    vector = answer["data"][0]["embedding"]
-    assert vector == pytest.approx(np.array([3, 3, 4]) / np.sqrt(34))
+async def test_fewer_dimensions_are_left_to_the_model(gateway: Gateway, triton: FakeTriton) -> None:
+    _, answer = await gateway.ask(PATH, BODY | {"dimensions": 3, "normalize": True})
+    assert answer["data"][0]["embedding"] == pytest.approx(np.array([3, 3, 4]) / np.sqrt(34))
+    assert triton.options == [EmbeddingOptions(dimensions=3, normalize=True)]
 
 
-async def test_more_dimensions_than_the_model_has_are_refused(gateway: Gateway, triton: FakeTriton) -> None:
-    status, answer = await gateway.ask(PATH, BODY | {"dimensions": 5})
-    assert (status, answer["error"]["param"]) == (400, "dimensions")
-    assert triton.inferences == []
+@pytest.mark.parametrize("dimensions", [2, 5])
+async def test_dimensions_that_the_model_was_not_trained_for_are_refused(gateway: Gateway, dimensions: int) -> None:
+    status, answer = await gateway.ask(PATH, BODY | {"dimensions": dimensions})
+    assert (status, answer["error"]["param"], answer["error"]["code"]) == (400, "dimensions", "unsupported_value")
+    assert "can be cut to 3" in answer["error"]["message"]
+
+
+async def test_the_models_own_dimensions_are_always_right(gateway: Gateway, triton: FakeTriton) -> None:
+    status, _ = await gateway.ask(PATH, BODY | {"dimensions": 4})
+    assert (status, triton.options) == (200, [EmbeddingOptions()])
+
+
+async def test_the_pooling_of_a_request_is_the_models_or_refused(gateway: Gateway, triton: FakeTriton) -> None:
+    status, _ = await gateway.ask(PATH, BODY | {"pooling": "cls"})
+    assert (status, triton.options) == (200, [EmbeddingOptions(pooling="cls")])
+    status, answer = await gateway.ask(PATH, BODY | {"pooling": "last"})
+    assert (status, answer["error"]["param"]) == (400, "pooling")
+    status, answer = await gateway.ask(PATH, BODY | {"pooling": "max"})
+    assert (status, answer["error"]["param"]) == (400, "pooling")
+    assert "mean, last, cls" in answer["error"]["message"]
+
+
+async def test_what_is_left_out_of_a_long_text_does_not_count(gateway: Gateway, triton: FakeTriton) -> None:
+    _, answer = await gateway.ask(PATH, BODY | {"input": ["a", "b" * 300], "truncate": "end"})
+    assert answer["usage"]["prompt_tokens"] == 257
+    assert [len(one) for one in triton.inferences[0]] == [1, 256]
 
 
 async def test_a_text_is_one_input(gateway: Gateway, triton: FakeTriton) -> None:
@@ -63,3 +86,33 @@ async def test_a_model_that_generates_is_refused(gateway: Gateway) -> None:
     status, answer = await gateway.ask(PATH, BODY | {"model": "tiny"})
     assert (status, answer["error"]["param"]) == (400, "model")
     assert "/v1/chat/completions" in answer["error"]["message"]
+
+
+RERANK = "/v1/rerank"
+
+
+async def test_documents_come_in_the_order_of_their_likeness(gateway: Gateway) -> None:
+    body = {"model": "tiny-embed", "query": "aa", "documents": ["zzz", {"text": "aa"}, "ab"], "top_n": 2}
+    status, answer = await gateway.ask(RERANK, body | {"return_documents": True})
+    assert status == 200
+    first, second = answer["results"]
+    assert (first["index"], first["document"]) == (1, {"text": "aa"})
+    assert first["relevance_score"] == pytest.approx(1.0)
+    assert first["relevance_score"] > second["relevance_score"]
+    assert answer["usage"] == {"prompt_tokens": 9, "total_tokens": 9}
+    assert answer["id"].startswith("rerank-")
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"documents": ["a"]}, "query"),
+        ({"query": "a", "documents": []}, "documents"),
+        ({"query": "a", "documents": ["a", 5]}, "documents[1]"),
+        ({"query": "a", "documents": ["a"], "top_n": 0}, "top_n"),
+        ({"query": "a", "documents": ["a"], "rank_fields": ["x"]}, "rank_fields"),
+    ],
+)
+async def test_a_wrong_body_names_its_field(gateway: Gateway, body: dict[str, Any], param: str) -> None:
+    status, answer = await gateway.ask(RERANK, {"model": "tiny-embed", **body})
+    assert (status, answer["error"]["param"]) == (400, param)

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from gateway.core.call import Call
-from gateway.core.job import GenerationJob, Prompt
+from gateway.core.job import EmbeddingJob, GenerationJob, Prompt
 from gateway.core.limit import TimeLimit
 from gateway.errors import BackendFailed
 from gateway.triton.codec import JSON_LENGTH, embed_answer, embed_request, stream_request
+from python_backends.messages import EmbeddingOptions
 from python_backends.preprocessing.parsing import parse_chat, parse_generation
 from python_backends.preprocessing.schema import ChatRequest
 
@@ -35,10 +36,12 @@ def test_the_forwarded_body_is_a_valid_pretokenized_request() -> None:
 
 
 def test_embedding_inputs_are_one_tensor_with_their_lengths() -> None:
-    data, headers = embed_request([[1, 2, 3], [4]])
+    data, headers = embed_request(EmbeddingJob([[1, 2, 3], [4]], EmbeddingOptions(pooling="cls")))
     length = int(headers[JSON_LENGTH])
     described = json.loads(data[:length])
-    assert [(one["name"], one["shape"]) for one in described["inputs"]] == [("input_ids", [4]), ("lengths", [2])]
+    *tensors, options = described["inputs"]
+    assert [(one["name"], one["shape"]) for one in tensors] == [("input_ids", [4]), ("lengths", [2])]
+    assert (options["name"], json.loads(options["data"][0])) == ("options", {"pooling": "cls"})
     assert np.frombuffer(data[length:], dtype="<i4").tolist() == [1, 2, 3, 4, 3, 1]
 
 
