@@ -64,11 +64,14 @@ from gateway.auth.snapshot import Snapshot
 from gateway.auth.storage import Storage
 from gateway.auth.store import KeyStore
 from gateway.auth.tenants import TenantStore
+from gateway.building import Known, build_checkers, build_chooser, build_models
 from gateway.cache.caching import Cache
 from gateway.cache.idempotency import Idempotency
 from gateway.cache.memory import Memory
 from gateway.cache.none import Uncached
 from gateway.cache.shelf import Shelf
+from gateway.choosing.chooser import AsNamed
+from gateway.choosing.memory import Paces
 from gateway.config import Settings, read_pepper
 from gateway.core.snapshot import RoutingSnapshot
 from gateway.grammar.forms import AnyForm, Forms
@@ -80,7 +83,6 @@ from gateway.routing.attempts import Attempts
 from gateway.routing.directory import Directory
 from gateway.routing.document import Document
 from gateway.routing.meters import Meters
-from gateway.routing.models import Models, read_models
 from gateway.routing.router import Router
 from gateway.routing.sources import SystemResolver, configured, default_routes
 from gateway.telemetry.export import SpanQueue, otlp_exporter
@@ -102,7 +104,6 @@ from gateway.valkey.cluster import ClusterWire
 from gateway.valkey.connection import Valkey
 from gateway.valkey.outbox import Outbox
 from gateway.valkey.wire import Wire
-from python_backends.grammar.checker import GrammarChecker
 
 log = logging.getLogger(__name__)
 
@@ -119,6 +120,7 @@ SHELF = web.AppKey("SHELF", Shelf)
 MEMORY = web.AppKey("MEMORY", Memory)
 PRICES = web.AppKey("PRICES", Prices)
 PLANS = web.AppKey("PLANS", Plans)
+PACES = web.AppKey("PACES", Paces)
 TOKEN_CHECKER = web.AppKey("TOKEN_CHECKER", TokenChecker)
 
 # Between the end of draining and the end of the process: clients read their last error, aborts reach the engine.
@@ -137,7 +139,7 @@ def make_app(settings: Settings) -> web.Application:
     app[METRICS] = metrics
     app[PRICES] = Prices(settings.accounting)
     app[CURRENCY] = settings.accounting.currency
-    app[MODELS] = Models(read_models(settings.models))
+    app[MODELS] = build_models(settings)
     app[TEXTS] = read_texts(settings, metrics)
     app[OPENAPI] = describe(table, version("trireme"))
     app.cleanup_ctx.extend([_threads, _tasks, _traces, _triton, _spool, _valkey, _ledger, _tokens, _keys])
@@ -226,9 +228,9 @@ async def _ledger(app: web.Application) -> AsyncIterator[None]:
     )
     identities = Identities(settings.top_identities)
     metrics.registry.register(identities)
-    app[ENTRIES] = entries
+    app[ENTRIES], app[PACES] = entries, Paces()
     traces = [app[TRACES]] if TRACES in app else []
-    app[LEDGER] = Ledger(app[PRICES], [Measurements(metrics), identities, entries, *traces])
+    app[LEDGER] = Ledger(app[PRICES], [Measurements(metrics), identities, entries, app[PACES], *traces])
     app[FEEDBACK] = Feedback(
         app[VALKEY], index, settings.stream_entries, count=metrics.feedback, scores=metrics.feedback_scores
     )
@@ -299,12 +301,13 @@ async def _limits(app: web.Application) -> AsyncIterator[None]:
 
 
 async def _forms(app: web.Application) -> AsyncIterator[None]:
-    """The compiler's process starts with the first request that needs it."""
-    settings, models = app[SETTINGS].grammar, app[SETTINGS].models
-    checker = GrammarChecker(models.model_dir, settings.limits)
-    app[FORMS] = Forms({models.model_name: checker}, settings.max_waiting)
+    """A compiler's process starts with the first request that needs it."""
+    settings = app[SETTINGS].grammar
+    checkers = build_checkers(app[SETTINGS])
+    app[FORMS] = Forms(checkers, settings.max_waiting)
     yield
-    checker.stop()
+    for checker in set(checkers.values()):
+        checker.stop()
     app[FORMS].close()
 
 
@@ -316,10 +319,13 @@ async def _stages(app: web.Application) -> AsyncIterator[None]:
     routing = Attempts(app[ROUTER], settings.routing, metrics.retries)
     mirroring = _mirroring(app)
     limiter, forms = app[LIMITER], app[FORMS]
+    tokens = GenerationTokens(app[TEXTS].builders, app[TOKENIZING], app[PREDICTOR])
+    known = Known(app[MODELS], app[PRICES], app[ROUTER], app[PACES])
     app[GENERATION] = Pipeline(
         "generate",
         models=app[MODELS],
-        tokens=GenerationTokens(app[TEXTS].builders, app[TOKENIZING], app[PREDICTOR]),
+        choosing=build_chooser(settings, metrics, known, app[PLANS], tokens),
+        tokens=tokens,
         limits=limiter,
         grammar=forms,
         cache=_cache(app),
@@ -331,6 +337,7 @@ async def _stages(app: web.Application) -> AsyncIterator[None]:
     app[EMBEDDING] = Pipeline(
         "embed",
         models=app[MODELS],
+        choosing=AsNamed(),
         tokens=EmbeddingTokens(app[TEXTS].tokenizers, app[TOKENIZING]),
         limits=limiter,
         grammar=AnyForm(),

@@ -23,7 +23,9 @@ from gateway.auth.oidc import OidcSettings
 from gateway.auth.settings import AuthSettings
 from gateway.cache.idempotency import IdempotencySettings
 from gateway.cache.settings import CacheSettings
+from gateway.choosing.settings import ChoosingSettings
 from gateway.core.settings import PREFIX, Setting
+from gateway.core.snapshot import PLAN
 from gateway.grammar.forms import GrammarSettings
 from gateway.limits.settings import LimitSettings
 from gateway.mirroring.settings import MirrorSettings
@@ -99,6 +101,7 @@ class Settings:
     grammar: GrammarSettings
     admission: AdmissionSettings
     routing: RoutingSettings
+    choosing: ChoosingSettings
     mirroring: MirrorSettings
     triton: TritonSettings
     accounting: AccountingSettings
@@ -240,7 +243,12 @@ def _model_problems(settings: Settings) -> Iterator[str]:
     models, admission = settings.models, settings.admission
     if (models.embedding_model_name is None) != (models.embedding_model_dir is None):
         yield "models.embedding_model_name and models.embedding_model_dir go together: set both or none"
-    for directory in filter(None, (models.model_dir, models.embedding_model_dir)):
+    generating, embedding = [spec.name for spec in models.generating], models.embedding
+    names = [PLAN, *generating, *embedding]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        yield f"models: more than one thing is called {name!r}; {PLAN!r} is Triton's ensemble"
+    yield from settings.choosing.problems(generating, [PLAN, *embedding])
+    for directory in models.directories.values():
         for file in ("config.json", "tokenizer.json", "tokenizer_config.json"):
             if not (directory / file).is_file():
                 yield f"models: {directory} has no {file}"

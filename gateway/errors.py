@@ -12,6 +12,7 @@
     │   ├── NotFound               404                         not_found                 admin API, and feedback
     │   ├── Conflict               409                         conflict                  of the admin API
     │   ├── IdempotencyMismatch    422                         idempotency_key_reused
+    │   ├── NoModelFits            400                         no_model_fits             of a router
     │   └── ExceedsLimit           400                         exceeds_limit             waiting could never help
     ├── MissingScope               403  permission_error       insufficient_scope
     │   ├── ModelNotAllowed        403                         model_not_allowed
@@ -125,6 +126,12 @@ class IdempotencyMismatch(InvalidRequest):
 
     status = 422
     code = "idempotency_key_reused"
+
+
+class NoModelFits(InvalidRequest):
+    """No candidate of the router can serve this request; the message says of each why not."""
+
+    code = "no_model_fits"
 
 
 class ExceedsLimit(InvalidRequest):

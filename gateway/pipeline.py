@@ -29,6 +29,12 @@ class Catalogue(Protocol):
     def resolve(self, call: Call, name: str | None, task: Task) -> Model: ...
 
 
+class Choosing(Protocol[Body_contra]):
+    async def choose(self, call: Call, model: Model, body: Body_contra) -> Model:
+        """`model` itself, unless it is a router's name."""
+        ...
+
+
 class Tokens(Protocol[Body_contra, Job_co]):
     async def prepare(self, call: Call, model: Model, body: Body_contra) -> Job_co: ...
 
@@ -73,6 +79,7 @@ class Pipeline(Generic[Body, Job, Piece]):
         task: Task,
         *,
         models: Catalogue,
+        choosing: Choosing[Body],
         tokens: Tokens[Body, Job],
         limits: Limiting,
         grammar: Grammar[Body],
@@ -84,6 +91,7 @@ class Pipeline(Generic[Body, Job, Piece]):
     ) -> None:
         self._task = task
         self._models = models
+        self._choosing = choosing
         self._tokens = tokens
         self._limits = limits
         self._grammar = grammar
@@ -101,7 +109,8 @@ class Pipeline(Generic[Body, Job, Piece]):
         """
         with self._accounting.entry(call):
             async with call.limit:
-                call.model = self._models.resolve(call, body.model, self._task)
+                named = self._models.resolve(call, body.model, self._task)
+                call.model = await self._choosing.choose(call, named, body)
                 job = await self._tokens.prepare(call, call.model, body)
                 call.mark("tokens")
                 async with self._limits.hold(call):

@@ -1,5 +1,7 @@
 """The tokenizers of the models, and what they remember."""
 
+from pathlib import Path
+
 from gateway.api.keys import Texts
 from gateway.config import Settings
 from gateway.telemetry.metrics import Metrics
@@ -9,16 +11,18 @@ from python_backends.preprocessing.tokenizer import TextTokenizer
 
 
 def read_texts(settings: Settings, metrics: Metrics) -> Texts:
-    """Raises OSError."""
-    models, size = settings.models, settings.tokens.cache_bytes
+    """Models from the same directory share one builder, and what its tokenizer remembers. Raises OSError."""
+    size = settings.tokens.cache_bytes
     remember = TokenCache(size, metrics.token_cache).of if size else _forget
-    builder = PromptBuilder.from_dir(models.model_dir, remember(models.model_name))
-    texts = Texts({models.model_name: builder}, {models.model_name: builder.tokenizer})
-    if models.embedding_model_name is not None and models.embedding_model_dir is not None:
-        memory = remember(models.embedding_model_name)
-        texts.tokenizers[models.embedding_model_name] = TextTokenizer.from_dir(models.embedding_model_dir, memory)
-    for spec in models.embedding_models or ():
-        texts.tokenizers[spec.name] = TextTokenizer.from_dir(spec.dir, remember(spec.name))
+    made: dict[Path, PromptBuilder] = {}
+    for spec in settings.models.generating:
+        if spec.dir not in made:
+            made[spec.dir] = PromptBuilder.from_dir(spec.dir, remember(spec.name))
+    builders = {spec.name: made[spec.dir] for spec in settings.models.generating}
+    texts = Texts(builders, {name: builder.tokenizer for name, builder in builders.items()})
+    for name, directory in settings.models.directories.items():
+        if name not in builders:
+            texts.tokenizers[name] = TextTokenizer.from_dir(directory, remember(name))
     return texts
 
 

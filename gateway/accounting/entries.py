@@ -21,6 +21,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     `arm`: of the model, the one that got it first. `experiment`, `unit`: in which the call counts, and for whom.
     `retries`: attempts that failed and were made again. `kind`: `mirror` for a copy that nobody asked for and nobody
     pays; `mirrored`: what it was compared with.
+    `router`: what the client named, if that chose the model; `router_reason`, `router_score`: how.
     `replayed`: the answer was one from before (`Idempotency-Key`), and nothing was used. `cache`: what it did; where it
     had the answer, `spared_tokens` is what that would have used, and `spared_price` what that would have cost.
     `queue_position`: in its class when it came, 0 if it did not wait; `stages_ms.admission` is how long it waited.
@@ -44,6 +45,9 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     arm: str | None = None
     experiment: str | None = None
     unit: str | None = None
+    router: str | None = None
+    router_reason: str | None = None
+    router_score: float | None = None
     retries: int = 0
     stream: bool = False
     replayed: bool = False
@@ -98,6 +102,9 @@ def entry_of(call: Call, outcome: Outcome, seconds: float) -> Entry | None:
         arm=call.arm,
         experiment=call.experiment,
         unit=call.unit,
+        router=call.routed.router if call.routed else None,
+        router_reason=call.routed.reason if call.routed else None,
+        router_score=call.routed.score if call.routed else None,
         retries=call.retries,
         stream=call.stream,
         replayed=call.replayed,

@@ -3,6 +3,8 @@
 import logging
 from typing import Any
 
+import msgspec
+
 from gateway.accounting.outcome import Outcome
 from gateway.core.call import Call
 from gateway.telemetry.logs import FIELDS
@@ -36,6 +38,8 @@ def _line(call: Call, outcome: Outcome, seconds: float) -> dict[str, Any]:
         line |= {"priority": call.priority_class, "queue_position": call.queue_position}
     if call.answers_checked:
         line["answers_checked"] = call.answers_checked
+    if call.routed:
+        line["routed"] = msgspec.to_builtins(call.routed)
     if call.cache is not None:
         line["cache"] = call.cache
     if call.replayed:

@@ -7,7 +7,7 @@ from gateway.api.collect import CollectedReply
 from gateway.api.freshness import read_freshness
 from gateway.api.keys import CALL, GENERATION
 from gateway.api.priority import choose_priority
-from gateway.api.responses import json_response
+from gateway.api.responses import answering, json_response
 from gateway.api.schema import TextCompletion, UsageBody
 from gateway.api.sse import StreamShape
 from gateway.api.streaming import stream_answer
@@ -31,7 +31,7 @@ async def create(request: web.Request) -> web.StreamResponse:
             id=answer_id,
             object="text_completion",
             created=call.created,
-            model=body.model or "",
+            model=answering(call, body),
             choices=reply.text_choices(),
             usage=UsageBody.of(call.told_usage),
         ),

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 from aiohttp import web
@@ -38,6 +38,18 @@ def json_response(call: Call, body: Any, status: int = 200) -> web.Response:
 
 def json_bytes(call: Call, body: bytes, status: int = 200) -> web.Response:
     return web.Response(body=body, status=status, content_type=JSON_TYPE, headers=standard_headers(call))
+
+
+class Named(Protocol):
+    """A checked request body."""
+
+    @property
+    def model(self) -> str | None: ...
+
+
+def answering(call: Call, body: Named) -> str:
+    """The model as the client calls it, or the one that a router chose."""
+    return call.routed.model if call.routed is not None else body.model or ""
 
 
 def error_response(call: Call, error: GatewayError) -> web.Response:

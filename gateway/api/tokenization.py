@@ -7,6 +7,7 @@ from gateway.api.body import parser_of, read_body
 from gateway.api.keys import CALL, MODELS, TEXTS, TOKENIZING, Texts
 from gateway.api.responses import json_response
 from gateway.api.schema import Detokenized, DetokenizeRequest, Tokenized
+from gateway.core.call import Model
 from gateway.core.requests import request_faults
 from gateway.errors import InvalidRequest
 from python_backends.preprocessing.schema import ChatRequest, Message
@@ -29,15 +30,26 @@ async def tokenize(request: web.Request) -> web.StreamResponse:
     body = await read_body(request, _tokenize)
     call = request[CALL]
     call.model = model = request.app[MODELS].find(call, body.model)
+    _own_tokens(model)
     with request_faults():
         ids = await request.app[TOKENIZING].run(call.size, _ids, body, request.app[TEXTS], model.base)
     return json_response(call, Tokenized(len(ids), model.max_model_len, ids))
+
+
+def _own_tokens(model: Model) -> None:
+    """Raises InvalidRequest for a router, whose candidates may have different ones."""
+    if model.candidates:
+        raise InvalidRequest(
+            f"{model.name} chooses among models, which count differently: name one of {', '.join(model.candidates)}",
+            param="model",
+        )
 
 
 async def detokenize(request: web.Request) -> web.StreamResponse:
     body = await read_body(request, _detokenize)
     call = request[CALL]
     call.model = model = request.app[MODELS].find(call, body.model)
+    _own_tokens(model)
     tokenizer = request.app[TEXTS].tokenizers[model.base]
     if not all(0 <= token < tokenizer.vocab_size for token in body.tokens):
         raise InvalidRequest(f"token ids of {model.name} go from 0 to {tokenizer.vocab_size - 1}", param="tokens")

@@ -19,6 +19,7 @@ from gateway.core.identity import (
 from gateway.core.job import Planned
 from gateway.core.limit import TimeLimit
 from gateway.core.mirrored import Mirrored
+from gateway.core.routed import Routed
 from gateway.core.trace import Trace
 from python_backends.messages import GrammarOutcome, Timings, Truncation
 
@@ -71,7 +72,8 @@ class Model:
 
     `encoder`: its name within the Triton model `embed`, None for the first one there. `truncate`: what becomes of texts
     that are too long, unless the request says otherwise.
-    `adapter`: None for a model of its own. `limits`: for each tenant, beside those of its own.
+    `candidates`: of a router, which is none of them itself. `adapter`: None for a model of its own. `limits`: for each
+    tenant, beside those of its own.
     """
 
     name: str
@@ -82,6 +84,7 @@ class Model:
     encoder: str | None = None
     truncate: Truncation = "none"
     adapter: AdapterRef | None = None
+    candidates: tuple[str, ...] = ()
     limits: Limits = NO_LIMITS
 
     @property
@@ -126,9 +129,9 @@ class Call:
     prompt. `backend`: who answered. `arm`: of the model, the one that got it first. `experiment`, `unit`: where the
     call counts, and for whom (a hash). `retries`: attempts that failed and were made again. `price`: of what was used,
     in 10⁻⁹ of the currency. `mirrored`: of a copy, what it was compared with. `planned`: what is known of its text;
-    `plan_failed`: it was asked in vain. `freshness`: what the client says of answers from before. `cache`: what came of
-    that. `spared`: what the answer would have used if it had not been there already; `spared_price`: what that would
-    have cost. `answers_checked`: how those ended that must match a grammar.
+    `plan_failed`: it was asked in vain. `routed`: how a router chose the model. `freshness`: what the client says of
+    answers from before. `cache`: what came of that. `spared`: what the answer would have used if it had not been there
+    already; `spared_price`: what that would have cost. `answers_checked`: how those ended that must match a grammar.
 
     `traceparent`: the client's; `trace`: None unless spans of this call are recorded; `marks`: when each stage ended
     (monotonic seconds); `failed`: backend and error code of each attempt that was made again.
@@ -173,6 +176,7 @@ class Call:
     unit: str | None = None
     planned: Planned | None = None
     plan_failed: bool = False
+    routed: Routed | None = None
     retries: int = 0
     failed: list[tuple[str, str]] = field(default_factory=list)
     price: int = 0

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from gateway.core.call import Call, Model, Task
+from gateway.core.call import Call, Caller, Model, Task
 from gateway.core.settings import Setting
 from gateway.errors import InvalidRequest, ModelNotAllowed, ModelNotFound
 from python_backends.messages import Truncation
@@ -33,6 +33,14 @@ _ENDPOINTS: dict[Task, str] = {
 }
 
 
+class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Another model that generates. `max_model_len`: tokens; None: what its config.json says."""
+
+    name: Annotated[str, msgspec.Meta(min_length=1)]
+    dir: Path
+    max_model_len: Length | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelSettings:
     model_name: Annotated[str, Setting("Name of the model that generates, as clients write it.", env="MODEL_NAME")]
@@ -46,6 +54,14 @@ class ModelSettings:
             "Its context: prompt and answer together; from config.json when not set.",
             env="MAX_MODEL_LEN",
             unit="tokens",
+        ),
+    ] = None
+    more: Annotated[
+        list[ModelSpec] | None,
+        Setting(
+            'Other models that generate (JSON in the variable): `[{"name": "large", "dir": "/models/large"}]`, with '
+            "`max_model_len` where it is not that of config.json. Which backends serve which: `routing.backends`.",
+            env="MORE_MODELS",
         ),
     ] = None
     embedding_model_name: Annotated[
@@ -77,6 +93,25 @@ class ModelSettings:
         ),
     ] = None
 
+    @property
+    def generating(self) -> list[ModelSpec]:
+        """All of them."""
+        first = ModelSpec(name=self.model_name, dir=self.model_dir, max_model_len=self.max_model_len)
+        return [first, *(self.more or ())]
+
+    @property
+    def embedding(self) -> list[str]:
+        """Names of those that embed."""
+        return [*filter(None, [self.embedding_model_name]), *(spec.name for spec in self.embedding_models or ())]
+
+    @property
+    def directories(self) -> dict[str, Path]:
+        """By name, those of the embedding models too."""
+        found = {spec.name: spec.dir for spec in self.generating}
+        if self.embedding_model_name is not None and self.embedding_model_dir is not None:
+            found[self.embedding_model_name] = self.embedding_model_dir
+        return found | {spec.name: spec.dir for spec in self.embedding_models or ()}
+
 
 class Models:
     """All models by name."""
@@ -104,7 +139,11 @@ class Models:
     def allowed(self, call: Call) -> Iterator[Model]:
         """Those that the caller may use."""
         caller = call.caller
-        return (model for model in self._models.values() if caller is None or caller.may_use(model.name))
+        return (model for model in self._models.values() if caller is None or _may_use(caller, model))
+
+    def plain(self, name: str) -> Model:
+        """The model of this name, whoever asks. Raises KeyError."""
+        return self._models[name]
 
     def find(self, call: Call, name: str | None) -> Model:
         """Raises InvalidRequest without a name, ModelNotFound for an unknown one, ModelNotAllowed."""
@@ -117,7 +156,7 @@ class Models:
         model = self._models.get(self._name_of(name)) or self._by_version(call, name)
         if model is None:
             raise ModelNotFound(f"there is no model {name!r}; known models: {self._names(call)}", param="model")
-        if call.caller is not None and not call.caller.may_use(model.name):
+        if call.caller is not None and not _may_use(call.caller, model):
             raise ModelNotAllowed(
                 f"your API key may not use {name}; it may use: {self._names(call) or 'none of this server'}",
                 param="model",
@@ -147,21 +186,18 @@ class Models:
         return ", ".join(model.name for model in self.allowed(call))
 
 
+def _may_use(caller: Caller, model: Model) -> bool:
+    """A router may be used by whoever may use it, or any of its candidates."""
+    return any(caller.may_use(name) for name in (model.name, *model.candidates))
+
+
 def _none(_: str) -> Sequence[str]:
     return ()
 
 
 def read_models(settings: ModelSettings) -> list[Model]:
     """What the model directories say. Raises OSError, ValueError or KeyError where they do not."""
-    generation = _config(settings.model_dir)
-    found = [
-        Model(
-            name=settings.model_name,
-            task="generate",
-            max_model_len=settings.max_model_len or int(generation["max_position_embeddings"]),
-            created=_created(settings.model_dir),
-        )
-    ]
+    found = [_generating(spec) for spec in settings.generating]
     if settings.embedding_model_name is not None and settings.embedding_model_dir is not None:
         first = EmbeddingSpec(
             name=settings.embedding_model_name,
@@ -171,6 +207,15 @@ def read_models(settings: ModelSettings) -> list[Model]:
         )
         found.append(_embedding(first))
     return found + [_embedding(spec, spec.name) for spec in settings.embedding_models or ()]
+
+
+def _generating(spec: ModelSpec) -> Model:
+    return Model(
+        name=spec.name,
+        task="generate",
+        max_model_len=spec.max_model_len or int(_config(spec.dir)["max_position_embeddings"]),
+        created=_created(spec.dir),
+    )
 
 
 def _embedding(spec: EmbeddingSpec, encoder: str | None = None) -> Model:

@@ -197,6 +197,11 @@ class Router:
         saturation, spec, arm = best
         return Backend(spec.id, spec.url.rstrip("/"), arm.triton_model, arm.version), saturation
 
+    def saturation_of(self, model: str) -> float | None:
+        """What a call to this model would meet, 0 to 1; None: no backend takes calls to it."""
+        found = self.spot(model)
+        return None if found is None else found[1]
+
     def name_of(self, model: str) -> str:
         """Of a model that may be called by an alias."""
         return self._table.aliases.get(model, model)

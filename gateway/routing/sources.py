@@ -30,7 +30,7 @@ class SystemResolver:
 
 def default_routes(models: Iterable[Model]) -> tuple[ModelRoute, ...]:
     """Each model on every backend of the default group, and the ensemble `plan` where there is an embedding model."""
-    wanted = {model.name: _TRITON_MODEL[model.task] for model in models}
+    wanted = {model.name: _TRITON_MODEL[model.task] for model in models if not model.candidates}
     if "embed" in wanted.values():
         wanted[PLAN] = PLAN
     return tuple(

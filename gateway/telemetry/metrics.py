@@ -83,6 +83,13 @@ class Metrics:
             "trireme_plan_seconds", "Time to an answer.", buckets=_STAGE_SECONDS, registry=registry
         )
 
+        self.choices = Counter(
+            "trireme_router_choices",
+            "Models chosen by routers, and what decided.",
+            ("router", "model", "reason"),
+            registry=registry,
+        )
+
     def _identity(self, registry: CollectorRegistry) -> None:
         self.auth_failures = Counter(
             "trireme_auth_failures", "Requests without a good key or token.", ("reason",), registry=registry

@@ -21,6 +21,10 @@ from python_backends.preprocessing.schema import EmbeddingRequest, GenerationReq
 from python_backends.preprocessing.tokenizer import TextTokenizer
 from python_backends.preprocessing.truncation import Frame, truncated
 
+# More than chat templates write around a message.
+TEMPLATE_TOKENS = 64
+CONTEXT_LENGTH_EXCEEDED = "context_length_exceeded"
+
 
 @dataclass(frozen=True, kw_only=True)
 class TokenSettings:
@@ -61,15 +65,31 @@ class GenerationTokens:
         self._offload = offload
         self._predictor = predictor
 
+    async def fits(self, call: Call, model: Model, body: GenerationRequest) -> bool:
+        """Whether prompt and answer fit. No text has more tokens than bytes: only where that leaves a doubt they are
+        counted. What else is wrong with a prompt is told later.
+        """
+        most = call.size + TEMPLATE_TOKENS * (1 + body.pieces) + (body.token_limit or 1)
+        if most <= model.max_model_len:
+            return True
+        try:
+            await self._prompts(call, model, body)
+        except InvalidRequest as error:
+            return error.code != CONTEXT_LENGTH_EXCEEDED
+        return True
+
     async def prepare(self, call: Call, model: Model, body: GenerationRequest) -> GenerationJob:
         """Raises InvalidRequest, with `context_length_exceeded` where prompt and answer do not fit."""
+        prompts = await self._prompts(call, model, body)
+        self._estimate(call, model, prompts, body.choices)
+        return GenerationJob(body, prompts)
+
+    async def _prompts(self, call: Call, model: Model, body: GenerationRequest) -> list[Prompt]:
         with request_faults():
             builder = self._builders[model.base]
             source = partial(builder.source, body)
             lists = await token_ids(self._offload, call.size, body.pieces, source, builder.tokenizer)
-            prompts = [Prompt(ids, completion_budget(body.token_limit, len(ids), model.max_model_len)) for ids in lists]
-        self._estimate(call, model, prompts, body.choices)
-        return GenerationJob(body, prompts)
+            return [Prompt(ids, completion_budget(body.token_limit, len(ids), model.max_model_len)) for ids in lists]
 
     def _estimate(self, call: Call, model: Model, prompts: list[Prompt], choices: int) -> None:
         """What the call is expected to take: its prompts, exactly, and answers as long as this tenant's mostly are."""

@@ -36,7 +36,7 @@ class Script:
 
 class FakeTriton:
     """`requests`: bodies of `generate_stream`, probes left out; `aborts`: lists of ids; `hanging`: set by `hang_at`,
-    and `go_on` by tests, to end that.
+    and `go_on` by tests, to end that. `plans`: texts that were judged; `score`: what is said of each.
 
     `versions`: ready ones of each model, None to keep them secret; `dead_engines`: versions; `loads`: by version.
     """
@@ -50,6 +50,9 @@ class FakeTriton:
         self.inferences: list[list[list[int]]] = []
         self.options: list[EmbeddingOptions] = []
         self.aborts: asyncio.Queue[list[str]] = asyncio.Queue()
+        self.score = 0.5
+        self.plan_hangs = False
+        self.plans: list[str] = []
         self.failing_aborts = 0
         self.hanging = asyncio.Event()
         self.go_on = asyncio.Event()
@@ -72,6 +75,7 @@ class FakeTriton:
         app.router.add_post("/v2/models/vllm/versions/{version}/generate", self._control)
         app.router.add_post("/v2/repository/index", self._index)
         app.router.add_post("/v2/models/embed/infer", self._infer)
+        app.router.add_post("/v2/models/plan/infer", self._plan)
         self._runner = runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.05)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -148,6 +152,21 @@ class FakeTriton:
                 break
         await response.write_eof()
         return response
+
+    async def _plan(self, request: web.Request) -> web.Response:
+        body = json.loads((await request.json())["inputs"][0]["data"][0])
+        self.plans.append(body["messages"][-1]["content"])
+        if self.plan_hangs:
+            await asyncio.Event().wait()
+        decision = json.dumps({"scorer": "fake", "score": self.score, "parts": {"meaning": 1.0}})
+        outputs = [
+            {"name": "decision", "datatype": "BYTES", "shape": [1], "data": [decision]},
+            {"name": "prompt_tokens", "datatype": "INT32", "shape": [1], "data": [3]},
+            {"name": "embedding", "shape": [1, DIMENSIONS], "parameters": {"binary_data_size": 4 * DIMENSIONS}},
+        ]
+        header = json.dumps({"outputs": outputs}).encode()
+        data = header + np.full(DIMENSIONS, 0.5, dtype="<f4").tobytes()
+        return web.Response(body=data, headers={JSON_LENGTH: str(len(header))})
 
     async def _infer(self, request: web.Request) -> web.Response:
         data = await request.read()

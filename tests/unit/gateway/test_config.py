@@ -76,6 +76,17 @@ def test_a_mapping_that_makes_no_sense(good: dict[str, str], text: str) -> None:
     assert problem.startswith("accounting.model_prices (TRIREME_MODEL_PRICES): ")
 
 
+def test_there_may_be_more_models_each_with_a_directory_and_a_name(good: dict[str, str], model_dir: Path) -> None:
+    more = f'[{{"name": "large", "dir": "{model_dir}", "max_model_len": 200}}]'
+    assert [spec.name for spec in load(good | {"TRIREME_MORE_MODELS": more}).models.generating] == ["tiny", "large"]
+    (problem,) = problems(good | {"TRIREME_MORE_MODELS": more.replace("large", "tiny")})
+    assert problem.startswith("models: more than one thing is called 'tiny'")
+    (problem,) = problems(good | {"TRIREME_MORE_MODELS": more.replace("large", "plan")})
+    assert "Triton's ensemble" in problem
+    (problem,) = problems(good | {"TRIREME_MORE_MODELS": '[{"name": "large", "dir": "/nowhere"}]'})
+    assert problem == "models: /nowhere has no config.json"
+
+
 def test_contradictions_are_found(good: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "short").write_text("abcd")
     environ = good | {

@@ -46,6 +46,10 @@ class Stages:
         self.do(f"resolve {name} to {task}")
         return MODEL
 
+    async def choose(self, call: Call, model: Model, body: Body) -> Model:
+        self.do("choose")
+        return model
+
     async def prepare(self, call: Call, model: Model, body: Body) -> str:
         self.do("count")
         return "job"
@@ -106,6 +110,7 @@ def pipeline(stages: Stages) -> Pipeline[Body, str, str]:
     return Pipeline(
         "generate",
         models=stages,
+        choosing=stages,
         tokens=stages,
         limits=stages,
         grammar=stages,
@@ -129,6 +134,7 @@ async def test_stages_come_in_order_and_leases_end_in_reverse() -> None:
     assert list(call.stages) == ["tokens", "limits", "admission"]
     assert stages.done == [
         "resolve tiny to generate",
+        "choose",
         "count",
         "reserve",
         "ask the cache",

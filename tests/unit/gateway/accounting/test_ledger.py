@@ -12,6 +12,7 @@ from gateway.accounting.outcome import Outcome
 from gateway.accounting.prices import Prices
 from gateway.accounting.settings import AccountingSettings
 from gateway.core.call import Call, Usage
+from gateway.core.routed import Routed
 from gateway.errors import Overloaded
 from gateway.telemetry.logs import FIELDS
 from gateway.telemetry.metrics import Metrics
@@ -117,3 +118,22 @@ def test_a_request_whose_body_made_no_sense_has_an_entry_without_model() -> None
     entry = entry_of(new_call(model=None), Outcome(400, "invalid_json"), 0.0)
     assert entry is not None
     assert (entry.model, entry.outcome, entry.prompt_tokens) == (None, "refused", 0)
+
+
+def test_what_a_router_decided_is_in_the_entry_and_all_of_it_in_the_line(
+    ledger: Ledger, caplog: pytest.LogCaptureFixture
+) -> None:
+    verdicts = {"huge": "target 0.7 (0.900)"}
+    routed = Routed(router="auto", model="tiny", reason="target", score=0.25, predicted=0.75, verdicts=verdicts)
+    call = new_call(routed=routed)
+    with caplog.at_level(logging.INFO, "trireme.access"), ledger.entry(call):
+        pass
+    assert getattr(caplog.records[0], FIELDS)["routed"]["verdicts"] == verdicts
+    entry = entry_of(call, Outcome(200), 1.0)
+    assert entry is not None
+    assert (entry.router, entry.router_reason, entry.router_score, entry.model) == ("auto", "target", 0.25, "tiny")
+
+
+def test_a_header_takes_no_character_that_headers_cannot() -> None:
+    routed = Routed(router="auto", model="m", reason="rule", rule='größe"\n', verdicts={"n": "rule wants m"})
+    assert routed.header() == 'auto; model="m"; reason=rule; rule="gr??e??"; others="n: rule wants m"'

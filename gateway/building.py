@@ -1,0 +1,66 @@
+"""What the composition root builds from the settings alone."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from gateway.accounting.prices import NANO, Prices
+from gateway.choosing.chooser import Chooser, Lengths, Planning
+from gateway.choosing.memory import Paces
+from gateway.config import Settings
+from gateway.core.call import Model
+from gateway.routing.models import Models, read_models
+from gateway.routing.router import Router
+from gateway.telemetry.metrics import Metrics
+from python_backends.grammar.checker import GrammarChecker
+
+# A router compares prices as of requests of this shape: a million tokens, a quarter of them generated.
+_PROMPT, _ANSWER = 750_000, 250_000
+
+
+def build_models(settings: Settings) -> Models:
+    """Those of the directories, and the routers among them. Raises OSError for files that cannot be read."""
+    models = {model.name: model for model in read_models(settings.models)}
+    return Models([*models.values(), *_routers(settings, models)])
+
+
+def _routers(settings: Settings, models: dict[str, Model]) -> Iterator[Model]:
+    """Each takes as much as the most patient of its candidates."""
+    for router in settings.choosing.routers or ():
+        candidates = [models[name] for name in router.models]
+        yield Model(
+            name=router.name,
+            task="generate",
+            max_model_len=max(one.max_model_len for one in candidates),
+            created=max(one.created for one in candidates),
+            candidates=router.models,
+        )
+
+
+def build_checkers(settings: Settings) -> dict[str, GrammarChecker]:
+    """By model; those from the same directory share one."""
+    specs = settings.models.generating
+    made = {directory: GrammarChecker(directory, settings.grammar.limits) for directory in {spec.dir for spec in specs}}
+    return {spec.name: made[spec.dir] for spec in specs}
+
+
+@dataclass(frozen=True)
+class Known:
+    """Whom routers ask about their candidates."""
+
+    models: Models
+    prices: Prices
+    router: Router
+    paces: Paces
+
+
+def build_chooser(settings: Settings, metrics: Metrics, known: Known, plans: Planning, lengths: Lengths) -> Chooser:
+    return Chooser(
+        settings.choosing,
+        plans,
+        lengths,
+        model_of=known.models.plain,
+        cost_of=lambda model: known.prices.price(model, _PROMPT, _ANSWER, 0) / NANO,
+        saturation_of=known.router.saturation_of,
+        paces=known.paces,
+        choices=metrics.choices,
+    )

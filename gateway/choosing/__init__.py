@@ -1,0 +1,1 @@
+"""Which model? For requests that leave it to a router."""
