@@ -30,6 +30,7 @@ from gateway.admission.sharing import Sharing
 from gateway.api.endpoints import add_endpoints, endpoints
 from gateway.api.keys import (
     AUTHENTICATOR,
+    CACHE,
     CURRENCY,
     DIRECTORY,
     EMBEDDING,
@@ -116,8 +117,6 @@ OUTBOX = web.AppKey("OUTBOX", Outbox)
 PREDICTOR = web.AppKey("PREDICTOR", Predictor)
 SPOOL = web.AppKey("SPOOL", Spool)
 FORMS = web.AppKey("FORMS", Forms)
-SHELF = web.AppKey("SHELF", Shelf)
-MEMORY = web.AppKey("MEMORY", Memory)
 PRICES = web.AppKey("PRICES", Prices)
 PLANS = web.AppKey("PLANS", Plans)
 PACES = web.AppKey("PACES", Paces)
@@ -353,9 +352,10 @@ async def _stages(app: web.Application) -> AsyncIterator[None]:
 
 def _cache(app: web.Application) -> Cache:
     settings, metrics = app[SETTINGS].cache, app[METRICS]
-    app[SHELF] = Shelf(app[VALKEY], app[OUTBOX], settings, secrets.token_hex(8), metrics.cache_stores)
-    app[MEMORY] = Memory(settings.local_bytes, settings.local_s, time.monotonic)
-    return Cache(app[SHELF], app[MEMORY], settings, metrics, app[ROUTER].serving)
+    shelf = Shelf(app[VALKEY], app[OUTBOX], settings, secrets.token_hex(8), metrics.cache_stores)
+    memory = Memory(settings.local_bytes, settings.local_s, time.monotonic)
+    app[CACHE] = Cache(shelf, memory, settings, metrics, app[ROUTER].serving)
+    return app[CACHE]
 
 
 def _mirroring(app: web.Application) -> Mirroring:

@@ -8,7 +8,16 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from trireme import cli_arms, cli_backends, cli_experiments, cli_keys, cli_mirror, cli_rollouts, cli_tenants
+from trireme import (
+    cli_arms,
+    cli_backends,
+    cli_cache,
+    cli_experiments,
+    cli_keys,
+    cli_mirror,
+    cli_rollouts,
+    cli_tenants,
+)
 from trireme.cli_usage import usage
 from trireme.doctor import examine
 from trireme.errors import TriremeError
@@ -26,6 +35,7 @@ app = typer.Typer(
 )
 app.add_typer(cli_keys.app, name="keys")
 app.add_typer(cli_backends.app, name="backends")
+app.add_typer(cli_cache.app, name="cache")
 app.add_typer(cli_tenants.app, name="tenants")
 app.add_typer(cli_rollouts.app, name="rollouts")
 app.add_typer(cli_experiments.app, name="experiments")

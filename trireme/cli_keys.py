@@ -17,9 +17,18 @@ from rich.table import Table
 from gateway.api.admin_keys import KeyObject
 from gateway.auth.records import KeyRecord
 from gateway.auth.store import DEFAULT_OVERLAP_S, SCOPES, KeyStore
-from gateway.core.identity import NO_LIMITS, NO_QUOTAS
+from gateway.core.identity import NO_LIMITS, NO_QUOTAS, SERVERS_CACHE
 from trireme.keys import DEFAULT_TENANT, key_store
-from trireme.options import AsJson, Config, LimitOptions, QuotaOptions, shown_time, with_bounds
+from trireme.options import (
+    AsJson,
+    CacheOptions,
+    Config,
+    LimitOptions,
+    QuotaOptions,
+    shown_time,
+    with_bounds,
+    with_cache,
+)
 from trireme.settings import Settings, load_settings
 
 app = typer.Typer(help="API keys.", no_args_is_help=True)
@@ -55,12 +64,14 @@ def create(
     ),
     limit: LimitOptions = None,
     quota: QuotaOptions = None,
+    cache: CacheOptions = None,
     days: Annotated[int | None, typer.Option(min=1, help="Days until it expires; never, when left out.")] = None,
     config: Config = None,
 ) -> None:
     """Make a key. The secret goes to stdout, once; it cannot be read again. Scopes: inference and embeddings."""
     settings, expires_at = load_settings(config), None if days is None else int(time.time()) + days * SECONDS_PER_DAY
     limits, quotas = with_bounds(NO_LIMITS, limit, "--limit"), with_bounds(NO_QUOTAS, quota, "--quota")
+    policy = with_cache(SERVERS_CACHE, cache)
     record, secret = with_store(
         settings,
         lambda store: store.create(
@@ -71,6 +82,7 @@ def create(
             max_priority=max_priority.value,
             limits=limits,
             quotas=quotas,
+            cache=policy,
             expires_at=expires_at,
         ),
     )

@@ -15,9 +15,19 @@ from rich.table import Table
 from gateway.api.admin_tenants import TenantObject
 from gateway.auth.records import TenantRecord
 from gateway.auth.tenants import TenantStore
-from gateway.core.identity import NO_LIMITS, NO_QUOTAS
+from gateway.core.identity import NO_LIMITS, NO_QUOTAS, SERVERS_CACHE
 from trireme.keys import tenant_store
-from trireme.options import AsJson, Config, LimitOptions, QuotaOptions, shown_bounds, shown_time, with_bounds
+from trireme.options import (
+    AsJson,
+    CacheOptions,
+    Config,
+    LimitOptions,
+    QuotaOptions,
+    shown_bounds,
+    shown_time,
+    with_bounds,
+    with_cache,
+)
 from trireme.settings import Settings, load_settings
 
 app = typer.Typer(help="Tenants: who pays, and whose limits count.", no_args_is_help=True)
@@ -38,13 +48,17 @@ def create(
     limit: LimitOptions = None,
     quota: QuotaOptions = None,
     weight: Weight = None,
+    cache: CacheOptions = None,
     config: Config = None,
 ) -> None:
     """Make a tenant; keys can be made for it then."""
     limits, quotas = with_bounds(NO_LIMITS, limit, "--limit"), with_bounds(NO_QUOTAS, quota, "--quota")
+    policy = with_cache(SERVERS_CACHE, cache)
     with_store(
         load_settings(config),
-        lambda store: store.create(tenant, name=name or "", limits=limits, quotas=quotas, weight=weight or 1.0),
+        lambda store: store.create(
+            tenant, name=name or "", limits=limits, quotas=quotas, weight=weight or 1.0, cache=policy
+        ),
     )
     Console(stderr=True).print(f"Tenant {tenant} is there: make keys with `trireme keys create --tenant {tenant}`.")
 
@@ -78,6 +92,7 @@ def set_tenant(
     limit: LimitOptions = None,
     quota: QuotaOptions = None,
     weight: Weight = None,
+    cache: CacheOptions = None,
     config: Config = None,
 ) -> None:
     """Change what is given, and leave the rest as it is."""
@@ -87,6 +102,7 @@ def set_tenant(
         fields: dict[str, Any] = {
             "limits": with_bounds(before.limits, limit, "--limit"),
             "quotas": with_bounds(before.quotas, quota, "--quota"),
+            "cache": with_cache(before.cache, cache),
         }
         given = {"name": name, "weight": weight}
         return await store.change(tenant, **fields, **{key: value for key, value in given.items() if value is not None})

@@ -10,7 +10,7 @@ from typing import Annotated, TypeVar
 import msgspec
 import typer
 
-from gateway.core.identity import Limits, Quotas
+from gateway.core.identity import CACHE_MODES, CachePolicy, Limits, Quotas
 from trireme.errors import TriremeError
 
 Config = Annotated[
@@ -33,7 +33,16 @@ QuotaOptions = Annotated[
     ),
 ]  # fmt: skip
 
-Bounds = TypeVar("Bounds", Limits, Quotas)
+CacheOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--cache", metavar="MODE|NAME=VALUE", show_default=False,
+        help=f"{', '.join(CACHE_MODES)}; or more than once, for others of {', '.join(CachePolicy.__struct_fields__)}; "
+        "`none` takes one away.",
+    ),
+]  # fmt: skip
+
+Bounds = TypeVar("Bounds", Limits, Quotas, CachePolicy)
 
 
 def with_bounds(before: Bounds, options: Sequence[str] | None, option: str) -> Bounds:
@@ -49,6 +58,12 @@ def with_bounds(before: Bounds, options: Sequence[str] | None, option: str) -> B
         return msgspec.convert(values, type(before), strict=False)
     except msgspec.ValidationError as error:
         raise TriremeError(f"{option}: {error}.") from error
+
+
+def with_cache(before: CachePolicy, options: Sequence[str] | None) -> CachePolicy:
+    """As `with_bounds`; a mode may stand alone. Raises: TriremeError."""
+    named = [f"mode={text}" if text in CACHE_MODES else text for text in options or ()]
+    return with_bounds(before, named, "--cache")
 
 
 def shown_bounds(bounds: Limits | Quotas) -> str:

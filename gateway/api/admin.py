@@ -12,7 +12,7 @@ from aiohttp import web
 from gateway.api.address import client_address
 from gateway.api.keys import CALL
 from gateway.auth.storage import valkey_faults
-from gateway.core.identity import NO_LIMITS, NO_QUOTAS
+from gateway.core.identity import NO_LIMITS, NO_QUOTAS, SERVERS_CACHE
 from gateway.errors import InvalidRequest
 from gateway.telemetry import audit
 
@@ -20,7 +20,7 @@ from gateway.telemetry import audit
 PATIENCE_S = 5.0
 
 Instant = int | Annotated[datetime, msgspec.Meta(tz=True)]
-_CLEARED: Mapping[str, Any] = {"limits": NO_LIMITS, "quotas": NO_QUOTAS}
+_CLEARED: Mapping[str, Any] = {"limits": NO_LIMITS, "quotas": NO_QUOTAS, "cache": SERVERS_CACHE}
 _TRUTH = {"true": True, "false": False}
 
 

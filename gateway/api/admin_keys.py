@@ -13,7 +13,7 @@ from gateway.api.keys import CALL, KEY_STORE
 from gateway.api.responses import json_response
 from gateway.auth.records import KeyRecord, KeyState, ModelName, Name, TenantId
 from gateway.auth.store import DEFAULT_OVERLAP_S
-from gateway.core.identity import NO_LIMITS, NO_QUOTAS, Limits, PriorityClass, Quotas
+from gateway.core.identity import NO_LIMITS, NO_QUOTAS, SERVERS_CACHE, CachePolicy, Limits, PriorityClass, Quotas
 
 Scopes = Annotated[frozenset[Literal["admin", "embeddings", "inference", "metrics"]], msgspec.Meta(min_length=1)]
 ModelNames = Annotated[frozenset[ModelName], msgspec.Meta(min_length=1, max_length=1000)]
@@ -30,11 +30,14 @@ class KeyCreate(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     max_priority: PriorityClass = "interactive"
     limits: Limits = NO_LIMITS
     quotas: Quotas = NO_QUOTAS
+    cache: CachePolicy = SERVERS_CACHE
     expires_at: Instant | None = None
 
 
 class KeyChange(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """`PATCH /admin/v1/keys/{key}`: a member that is sent replaces the whole of it; null: none, or for models all."""
+    """`PATCH /admin/v1/keys/{key}`: a member that is sent replaces the whole of it; null: none, for models all, for
+    cache as the tenant has it.
+    """
 
     name: Name | UnsetType = UNSET
     scopes: Scopes | UnsetType = UNSET
@@ -42,6 +45,7 @@ class KeyChange(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     max_priority: PriorityClass | UnsetType = UNSET
     limits: Limits | UnsetType | None = UNSET
     quotas: Quotas | UnsetType | None = UNSET
+    cache: CachePolicy | UnsetType | None = UNSET
     expires_at: Instant | UnsetType | None = UNSET
 
 
@@ -63,6 +67,7 @@ class KeyObject(msgspec.Struct, kw_only=True):
     max_priority: PriorityClass
     limits: Limits
     quotas: Quotas
+    cache: CachePolicy
     status: KeyState
     created_at: int
     expires_at: int | None
@@ -81,6 +86,7 @@ class KeyObject(msgspec.Struct, kw_only=True):
             max_priority=record.max_priority,
             limits=record.limits,
             quotas=record.quotas,
+            cache=record.cache,
             status=record.state(time.time()),
             created_at=record.created_at,
             expires_at=record.expires_at,
@@ -121,6 +127,7 @@ async def create(request: web.Request) -> web.StreamResponse:
             max_priority=body.max_priority,
             limits=body.limits,
             quotas=body.quotas,
+            cache=body.cache,
             expires_at=unix_seconds(body.expires_at),
         )
     note(request, "key.created", record.key_id, tenant=record.tenant, scopes=sorted(record.scopes))

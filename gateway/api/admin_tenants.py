@@ -11,7 +11,7 @@ from gateway.api.body import parser_of, read_body
 from gateway.api.keys import CALL, TENANT_STORE
 from gateway.api.responses import json_response
 from gateway.auth.records import TenantId, TenantName, TenantRecord, Weight
-from gateway.core.identity import NO_LIMITS, NO_QUOTAS, Limits, Quotas
+from gateway.core.identity import NO_LIMITS, NO_QUOTAS, SERVERS_CACHE, CachePolicy, Limits, Quotas
 
 
 class TenantCreate(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -21,15 +21,18 @@ class TenantCreate(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     name: TenantName = ""
     limits: Limits = NO_LIMITS
     quotas: Quotas = NO_QUOTAS
+    cache: CachePolicy = SERVERS_CACHE
     weight: Weight = 1.0
 
 
 class TenantChange(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """`PATCH /admin/v1/tenants/{id}`: a member that is sent replaces the whole of it; null: no limits, no quotas."""
+    """`PATCH /admin/v1/tenants/{id}`: a member that is sent replaces the whole of it; null: no limits, no
+    quotas, the server's cache."""
 
     name: TenantName | UnsetType = UNSET
     limits: Limits | UnsetType | None = UNSET
     quotas: Quotas | UnsetType | None = UNSET
+    cache: CachePolicy | UnsetType | None = UNSET
     weight: Weight | UnsetType = UNSET
 
 
@@ -41,6 +44,7 @@ class TenantObject(msgspec.Struct, kw_only=True):
     name: str
     limits: Limits
     quotas: Quotas
+    cache: CachePolicy
     weight: float
     created_at: int
     deleted_at: int | None
@@ -52,6 +56,7 @@ class TenantObject(msgspec.Struct, kw_only=True):
             name=record.name,
             limits=record.limits,
             quotas=record.quotas,
+            cache=record.cache,
             weight=record.weight,
             created_at=record.created_at,
             deleted_at=record.deleted_at,
@@ -77,7 +82,7 @@ async def create(request: web.Request) -> web.StreamResponse:
     body = await read_body(request, _create)
     async with answers_of_valkey():
         record = await request.app[TENANT_STORE].create(
-            body.id, name=body.name, limits=body.limits, quotas=body.quotas, weight=body.weight
+            body.id, name=body.name, limits=body.limits, quotas=body.quotas, weight=body.weight, cache=body.cache
         )
     note(request, "tenant.created", record.id)
     return json_response(request[CALL], TenantObject.of(record), 201)

@@ -8,6 +8,7 @@ from aiohttp import web
 
 from gateway.admission.state import AdmissionState
 from gateway.api import (
+    admin_cache,
     admin_keys,
     admin_tenants,
     admission,
@@ -23,6 +24,7 @@ from gateway.api import (
     usage,
 )
 from gateway.api.address import client_address
+from gateway.api.admin_cache import CacheList, CachePurged
 from gateway.api.admin_keys import KeyChange, KeyCreate, KeyList, KeyObject, KeyRotate
 from gateway.api.admin_tenants import TenantChange, TenantCreate, TenantList, TenantObject
 from gateway.api.backends import BackendCreate, BackendList, BackendObject, BackendRemoved
@@ -146,6 +148,14 @@ def _admin_endpoints() -> list[Endpoint]:
         Endpoint(
             "GET", "/admin/v1/admission", admission.show, "Who runs, who waits, who is refused", admin,
             gives=AdmissionState, work=False,
+        ),
+        Endpoint(
+            "GET", "/admin/v1/cache", admin_cache.index, "What is kept for each tenant", admin,
+            gives=CacheList, query=admin_cache.SHOWING,
+        ),
+        Endpoint(
+            "DELETE", "/admin/v1/cache", admin_cache.purge, "Purge stored answers", admin,
+            gives=CachePurged, query=admin_cache.PURGING,
         ),
         Endpoint("GET", keys, admin_keys.index, "List API keys", admin, gives=KeyList, query=("tenant",)),
         Endpoint(

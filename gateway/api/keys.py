@@ -13,6 +13,7 @@ from gateway.admission.gate import Gate
 from gateway.auth.authenticator import Authenticator
 from gateway.auth.store import KeyStore
 from gateway.auth.tenants import TenantStore
+from gateway.cache.caching import Cache
 from gateway.cache.idempotency import Idempotency
 from gateway.config import HttpSettings
 from gateway.core.call import Call
@@ -60,6 +61,7 @@ GATE = web.AppKey("GATE", Gate)
 LIMITER = web.AppKey("LIMITER", Limiter)
 ROUTER = web.AppKey("ROUTER", Router)
 DIRECTORY = web.AppKey("DIRECTORY", Directory)
+CACHE = web.AppKey("CACHE", Cache)
 IDEMPOTENCY = web.AppKey("IDEMPOTENCY", Idempotency)
 GENERATION = web.AppKey("GENERATION", GenerationPipeline)
 EMBEDDING = web.AppKey("EMBEDDING", EmbeddingPipeline)

@@ -10,7 +10,16 @@ from redis.asyncio import Redis
 from gateway.auth.records import KeyRecord, OldDigest, changed
 from gateway.auth.secret import digest_of, new_secret, well_formed
 from gateway.auth.storage import Put, Storage
-from gateway.core.identity import NO_LIMITS, NO_QUOTAS, SCOPES, Limits, PriorityClass, Quotas
+from gateway.core.identity import (
+    NO_LIMITS,
+    NO_QUOTAS,
+    SCOPES,
+    SERVERS_CACHE,
+    CachePolicy,
+    Limits,
+    PriorityClass,
+    Quotas,
+)
 from gateway.errors import Conflict, InvalidRequest, NotFound
 
 KeyRecords = list[KeyRecord]  # KeyStore.list hides the builtin within its class
@@ -39,6 +48,7 @@ class KeyStore:
         max_priority: PriorityClass = "interactive",
         limits: Limits = NO_LIMITS,
         quotas: Quotas = NO_QUOTAS,
+        cache: CachePolicy = SERVERS_CACHE,
         expires_at: int | None = None,
     ) -> tuple[KeyRecord, str]:
         """The record and the secret, which can never be read again.
@@ -60,6 +70,7 @@ class KeyStore:
             max_priority=max_priority,
             limits=limits,
             quotas=quotas,
+            cache=cache,
             created_at=int(now),
             expires_at=expires_at,
         )

@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 
 from gateway.auth.records import TENANT_ID, KeyRecord, TenantRecord, changed
 from gateway.auth.storage import Put, Storage
-from gateway.core.identity import NO_LIMITS, NO_QUOTAS, Limits, Quotas
+from gateway.core.identity import NO_LIMITS, NO_QUOTAS, SERVERS_CACHE, CachePolicy, Limits, Quotas
 from gateway.errors import Conflict, InvalidRequest, NotFound
 
 TenantRecords = list[TenantRecord]  # TenantStore.list hides the builtin within its class
@@ -31,6 +31,7 @@ class TenantStore:
         limits: Limits = NO_LIMITS,
         quotas: Quotas = NO_QUOTAS,
         weight: float = 1.0,
+        cache: CachePolicy = SERVERS_CACHE,
     ) -> TenantRecord:
         """Raises Conflict when it exists, InvalidRequest for an id that no tenant can have."""
         check_id(tenant)
@@ -45,6 +46,7 @@ class TenantStore:
             limits=limits,
             quotas=quotas,
             weight=weight,
+            cache=cache,
         )
         if await self._storage.put_tenant(record) is not Put.DONE:
             raise _exists(tenant)
@@ -95,10 +97,10 @@ class TenantStore:
         return [key for key in (await self._storage.read_all()).keys if key.revoked_at is None]
 
 
-def check_id(tenant: str) -> None:
+def check_id(tenant: str, param: str = "id") -> None:
     """Raises InvalidRequest."""
     if not re.match(TENANT_ID, tenant):
-        raise InvalidRequest(f"{tenant!r} is no tenant id: up to 64 of A-Z a-z 0-9 . _ -", param="id")
+        raise InvalidRequest(f"{tenant!r} is no tenant id: up to 64 of A-Z a-z 0-9 . _ -", param=param)
 
 
 def _exists(tenant: str) -> Conflict:

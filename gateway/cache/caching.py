@@ -14,7 +14,7 @@ from gateway.cache.keys import Place, place_of
 from gateway.cache.memory import Memory
 from gateway.cache.policy import Bypass, Terms, terms_of
 from gateway.cache.settings import CacheSettings
-from gateway.cache.shelf import Found, Shelf
+from gateway.cache.shelf import Amount, Found, Shelf
 from gateway.core.call import Call, Serving, Usage
 from gateway.core.job import Chunk, GenerationJob
 from gateway.core.ports import Reply
@@ -95,6 +95,19 @@ class Cache:
             await self._replay(case, found.answer)
         else:
             await self._board(case, self._flight(case) or self._begin(case, found))
+
+    async def purge(self, owner: str, prefix: str) -> int:
+        """How many answers of `owner` went whose names begin so; other gateways may give them for `local_s` more.
+
+        Raises Unavailable.
+        """
+        gone = await self._shelf.purge(owner, prefix)
+        self._memory.forget(owner, prefix)
+        return gone
+
+    async def amount(self, owner: str) -> Amount:
+        """What is kept for `owner`. Raises Unavailable."""
+        return await self._shelf.amount(owner)
 
     def _case(self, call: Call, job: GenerationJob, reply: Reply[Chunk], compute: Compute) -> _Case | Bypass:
         caller, model, settings = call.caller, call.model, self._settings

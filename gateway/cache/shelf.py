@@ -4,15 +4,17 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from prometheus_client import Counter
+from redis.exceptions import RedisError
 
 from gateway.cache.answers import Answer, decode_answer, encode_answer
 from gateway.cache.keys import Place, prefix_of
 from gateway.cache.settings import CacheSettings
 from gateway.cache.shelf_scripts import FIND, PURGE, RELEASE, STATS, STORE
+from gateway.errors import Unavailable
 from gateway.valkey.connection import Script, ScriptCall, Valkey, ValkeyAway
 from gateway.valkey.outbox import Outbox, Posted
 from gateway.valkey.wire import Argument
@@ -23,6 +25,7 @@ log = logging.getLogger(__name__)
 FIRST_LOOK_S: Final = 0.01
 LAST_LOOK_S: Final = 0.1
 NOBODY: Final = ""
+PATIENCE_S: Final = 5.0
 FROM_THE_START: Final = b"0"
 
 
@@ -104,18 +107,28 @@ class Shelf:
         self._outbox.post(Posted(call, done=lambda _: None, failed=lambda: None))
 
     async def purge(self, owner: str, prefix: str) -> int:
-        """How many answers went whose names begin so. Raises ValkeyAway."""
+        """How many answers went whose names begin so. Raises Unavailable: then some may be left."""
         gone, cursor = 0, FROM_THE_START
         while True:
             call = ScriptCall(PURGE, [prefix_of(owner)], [prefix, cursor, self._lifetime_ms])
-            cursor, went = await self._valkey.run(call)
+            cursor, went = await self._patiently(call)
             gone += int(went)
             if cursor == FROM_THE_START:
                 return gone
 
     async def amount(self, owner: str) -> Amount:
-        """Raises ValkeyAway."""
-        return Amount(*await self._valkey.run(ScriptCall(STATS, [prefix_of(owner)], [])))
+        """Raises Unavailable."""
+        return Amount(*await self._patiently(ScriptCall(STATS, [prefix_of(owner)], [])))
+
+    async def _patiently(self, call: ScriptCall) -> Any:
+        """For administrators, whom nobody waits behind."""
+        try:
+            (answer,) = await self._valkey.run_all([call], PATIENCE_S)
+        except ValkeyAway as error:
+            raise Unavailable("the cache cannot be reached now: Valkey does not answer", retry_after=1.0) from error
+        if isinstance(answer, RedisError):
+            raise Unavailable("the cache cannot be reached now: Valkey refuses", retry_after=1.0) from answer
+        return answer
 
     @property
     def _lifetime_ms(self) -> int:

@@ -17,7 +17,7 @@ from gateway.valkey.connection import Script
 
 _FORGET: Final = """
 local function forget(name)
-  redis.call('DEL', KEYS[1] .. 'a:' .. name)
+  redis.call('UNLINK', KEYS[1] .. 'a:' .. name)
   redis.call('ZREM', KEYS[1] .. 'index', name)
   local size = redis.call('HGET', KEYS[1] .. 'sizes', name)
   if not size then return 0 end
