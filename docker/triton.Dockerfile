@@ -36,6 +36,7 @@ HEALTHCHECK --interval=10s --timeout=5s --start-period=30m --retries=3 \
 CMD ["tritonserver", \
     "--model-repository=/opt/trireme/model_repository", \
     "--model-control-mode=explicit", \
+    "--strict-readiness=false", \
     "--load-model=*", \
     "--exit-on-error=true", \
     "--allow-metrics=true", \

@@ -17,6 +17,7 @@ from trireme import (
     cli_mirror,
     cli_rollouts,
     cli_tenants,
+    cli_versions,
 )
 from trireme.cli_usage import usage
 from trireme.doctor import examine
@@ -41,6 +42,7 @@ app.add_typer(cli_rollouts.app, name="rollouts")
 app.add_typer(cli_experiments.app, name="experiments")
 app.add_typer(cli_mirror.app, name="mirror")
 app.add_typer(cli_arms.app, name="arms")
+app.add_typer(cli_versions.app, name="versions")
 app.command()(usage)
 
 

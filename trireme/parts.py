@@ -17,6 +17,7 @@ import yaml
 from trireme import probes
 from trireme.keys import pepper_file
 from trireme.models import package_dir
+from trireme.repository import assemble_repository
 from trireme.settings import LOOPBACK, ROOT, Settings
 from trireme.supervisor import ChildSpec
 from trireme.triton import (
@@ -54,11 +55,12 @@ def valkey_part(settings: Settings) -> ChildSpec:
 def triton_part(settings: Settings) -> ChildSpec:
     """Ready when every model is loaded; alive when the engine still makes tokens. Raises: TriremeError."""
     backends = assemble_backends(settings.state_dir)
+    repository = assemble_repository(settings.model_repository, repository_path(settings))
     temporary = temporary_directory(settings.state_dir)
     port = settings.ports.triton_http
     return ChildSpec(
         name="triton",
-        argv=tuple(triton_command(settings, backends)),
+        argv=tuple(triton_command(settings, backends, repository)),
         environment={**triton_environment(settings), **({"TMPDIR": str(temporary)} if temporary else {})},
         log=log_file(settings, "triton"),
         cwd=ROOT,
@@ -179,6 +181,11 @@ def engine_works(settings: Settings) -> bool:
     if probes.triton_generates(LOOPBACK, settings.ports.triton_http, PROBE_TIMEOUT_S):
         return True
     return probes.tokens_counted(LOOPBACK, settings.ports.triton_metrics) > before >= 0
+
+
+def repository_path(settings: Settings) -> Path:
+    """What Triton loads: the shipped repository's files, and versions that were added."""
+    return settings.state_dir / "repository"
 
 
 def log_file(settings: Settings, name: str) -> Path:

@@ -32,16 +32,43 @@ def http_ok(host: str, port: int, path: str) -> bool:
 
 
 def engine_is_dead(host: str, port: int) -> bool:
-    """Triton answers for the engine, and what it answers is an error. Silence is no proof: it may be busy."""
+    """Triton answers for the engine, and what it answers is an error. Silence is no proof: it may be busy.
+
+    Of several versions it is the one that counts which clients get who name none: another one may die alone.
+    """
+    return _engine(host, port, _default_version(host, port))[0] >= http.client.BAD_REQUEST
+
+
+def engine_state(host: str, port: int, version: str) -> dict[str, Any] | None:
+    """What the engine of a version says of itself; None when it does not answer."""
+    status, text = _engine(host, port, version)
+    if status != http.client.OK:
+        return None
+    try:
+        state: dict[str, Any] = json.loads(json.loads(text)["event"])
+    except (ValueError, KeyError):
+        return None
+    return state
+
+
+def _engine(host: str, port: int, version: str | None) -> tuple[int, str]:
+    place = "" if version is None else f"/versions/{version}"
     body = json.dumps({"plan": json.dumps({"control": "stats"})})
-    status, _ = _request(host, port, "POST", "/v2/models/vllm/generate", body=body, timeout=QUICK_S)
-    return status >= http.client.BAD_REQUEST
+    return _request(host, port, "POST", f"/v2/models/vllm{place}/generate", body=body, timeout=QUICK_S)
 
 
-def triton_generates(host: str, port: int, timeout: float) -> bool:
-    """One real token through the ensemble: a dead engine behind a live server still says READY."""
+def _default_version(host: str, port: int) -> str | None:
+    status, text = _request(host, port, "GET", "/v2/models/chat", timeout=QUICK_S)
+    try:
+        return str(json.loads(text)["versions"][-1]) if status == http.client.OK else None
+    except (ValueError, KeyError, IndexError):
+        return None
+
+
+def triton_generates(host: str, port: int, timeout: float, model: str = "chat") -> bool:
+    """One real token through an ensemble: a dead engine behind a live server still says READY."""
     body = json.dumps({"request": json.dumps(PING), "priority": 0})  # before everybody who waits
-    status, text = _request(host, port, "POST", "/v2/models/chat/generate_stream", body=body, timeout=timeout)
+    status, text = _request(host, port, "POST", f"/v2/models/{model}/generate_stream", body=body, timeout=timeout)
     events = [line for line in text.splitlines() if line.startswith("data:")]
     return status == http.client.OK and bool(events) and not any('"error"' in event for event in events)
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from trireme.errors import TriremeError
 from trireme.machine import check_libpython, find_libpython, libpython_places
 from trireme.models import package_dir
+from trireme.repository import DEFAULT, Repository
 from trireme.settings import LOOPBACK, Settings
 
 # Triton waits so long for requests in flight and for models to unload before it gives up and exits.
@@ -66,14 +67,16 @@ def _place(source: Path, target: Path) -> None:
     partial.replace(target)
 
 
-def triton_command(settings: Settings, backends: Path) -> list[str]:
+def triton_command(settings: Settings, backends: Path, repository: Repository) -> list[str]:
     """Every address is loopback; a model that fails to load ends the server, so that the failure is seen."""
     server = package_dir("pytriton") / "tritonserver" / "bin" / "tritonserver"
     ports = settings.ports
     flags = {
-        "model-repository": settings.model_repository,
+        "model-repository": repository.path,
         "backend-directory": backends,
         "model-control-mode": "explicit",
+        # Ready, also while a version is loaded beside others, or when that failed.
+        "strict-readiness": "false",
         "exit-on-error": "true",
         "exit-timeout-secs": EXIT_TIMEOUT_S,
         "log-verbose": 1 if settings.log_level == "debug" else 0,
@@ -84,7 +87,10 @@ def triton_command(settings: Settings, backends: Path) -> list[str]:
         "metrics-address": LOOPBACK,
         "metrics-port": ports.triton_metrics,
     }
-    models = [f"--load-model={name}" for name in settings.triton_models]
+    names = list(settings.triton_models)
+    if DEFAULT in names:
+        names += sorted({repository.ensemble(version) for version in repository.versions} - {DEFAULT})
+    models = [f"--load-model={name}" for name in names]
     return [str(server), *(f"--{name}={value}" for name, value in flags.items()), *models]
 
 

@@ -6,7 +6,7 @@ from control_plane.rollouts import state
 from control_plane.rollouts.routing import RoutingDocument
 from control_plane.rollouts.state import Rollout, Rules
 from control_plane.rollouts.store import Store
-from control_plane.rollouts.weights import define, with_weights
+from control_plane.rollouts.weights import define, registered, with_weights
 from gateway.core.snapshot import Arm
 
 
@@ -20,7 +20,9 @@ class Commands:
 
     async def start(self, model: str, canary: Arm, rules: Rules, now: float) -> Rollout:
         """From the arm that serves the model now."""
-        definition = define(await self._routing.read(), model, canary, rules, default_model=canary.triton_model)
+        document = await self._routing.read()
+        canary = registered(document, model, canary)
+        definition = define(document, model, canary, rules, default_model=canary.triton_model.partition("_")[0])
         rollout = state.start(f"ro_{secrets.token_hex(6)}", definition, self._by, now)
         await self._store.create(rollout)
         return rollout

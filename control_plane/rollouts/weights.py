@@ -33,11 +33,19 @@ def define(document: RoutingSnapshot, model: str, canary: Arm, rules: Rules, def
     return Definition(model=model, stable=replace(stable, weight=1), canary=replace(canary, weight=1), rules=rules)
 
 
+def registered(document: RoutingSnapshot, model: str, canary: Arm) -> Arm:
+    """An arm of which only the name is given is the one that the document has under this name, if it has one."""
+    route = route_of(document, model)
+    if route is None or canary != Arm(name=canary.name):
+        return canary
+    return next((arm for arm in route.arms if arm.name == canary.name), canary)
+
+
 def with_weights(document: RoutingSnapshot, rollout: Rollout) -> RoutingSnapshot:
     """The same document when it says so already; the version is whoever writes it's."""
     definition = rollout.definition
     route = route_of(document, definition.model)
-    arms = _arms(definition, rollout.share)
+    arms = (*_arms(definition, rollout.share), *_bystanders(definition, route))
     if route is not None and route.arms == arms:
         return document
     changed = replace(route or ModelRoute(name=definition.model, arms=arms), arms=arms)
@@ -46,12 +54,25 @@ def with_weights(document: RoutingSnapshot, rollout: Rollout) -> RoutingSnapshot
 
 
 def _arms(definition: Definition, share: int) -> tuple[Arm, ...]:
-    """The canary first: whoever was given to it stays with it when its share grows. Who gets nothing is left out."""
+    """The canary first: whoever was given to it stays with it when its share grows. Who gets nothing is left out, but
+    for a version that is loaded: it can be asked for until it is unloaded.
+    """
     if share == WHOLE:
-        return (definition.canary,)
+        return (definition.canary, *_asked_for(definition.stable))
     if share == 0:
-        return (definition.stable,)
+        return (definition.stable, *_asked_for(definition.canary))
     return (replace(definition.canary, weight=share), replace(definition.stable, weight=WHOLE - share))
+
+
+def _asked_for(arm: Arm) -> tuple[Arm, ...]:
+    own = arm.version is not None and arm.triton_model == f"chat_{arm.version}"
+    return (replace(arm, weight=0),) if own else ()
+
+
+def _bystanders(definition: Definition, route: ModelRoute | None) -> tuple[Arm, ...]:
+    """Arms that nobody is given to, and that are for those who ask for their version."""
+    names = (definition.canary.name, definition.stable.name)
+    return () if route is None else tuple(arm for arm in route.arms if not arm.weight and arm.name not in names)
 
 
 def _place(arm: Arm) -> tuple[str, str, str | None]:

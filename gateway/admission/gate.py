@@ -16,8 +16,8 @@ from gateway.admission.scheduler import Scheduler, no_strain
 from gateway.admission.settings import AdmissionSettings
 from gateway.admission.state import AdmissionState, describe
 from gateway.core.call import Call
-from gateway.core.identity import PriorityClass, at_most
-from gateway.errors import GatewayError, ShuttingDown
+from gateway.core.identity import PRIORITY_CLASSES, PriorityClass, at_most
+from gateway.errors import ClientGone, GatewayError, ShuttingDown
 from gateway.telemetry.metrics import Metrics
 
 # A timer may come a little early by our clock; then it is set again, and not for less than this.
@@ -57,6 +57,8 @@ class Gate:
         )
         self._running: dict[Ticket, Call] = {}
         self._waiting: dict[Ticket, _Waiter] = {}
+        heartened = PRIORITY_CLASSES[PRIORITY_CLASSES.index(settings.heartbeat_class) :]
+        self._heartened = heartened if settings.heartbeat_s else ()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._empty = asyncio.Event()
@@ -132,8 +134,8 @@ class Gate:
         self._dispatch()
         self._set_timer()
         try:
-            await turn
-        except asyncio.CancelledError:
+            await self._patiently(ticket, call, turn)
+        except (asyncio.CancelledError, ClientGone):
             if turn.done() and not turn.cancelled():
                 turn.exception()  # a refusal that came too late to be told
             call.mark("admission")
@@ -141,6 +143,13 @@ class Gate:
             raise
         finally:
             del self._waiting[ticket]
+
+    async def _patiently(self, ticket: Ticket, call: Call, turn: asyncio.Future[None]) -> None:
+        """Until the turn comes, with a heartbeat for the client now and then. Raises ClientGone, and refusals."""
+        tell = call.heartbeat if ticket.priority_class in self._heartened else None
+        while tell is not None and not (await asyncio.wait((turn,), timeout=self._settings.heartbeat_s))[0]:
+            await tell(self.scheduler.lines[ticket.priority_class].place(ticket))
+        await turn
 
     def _leave(self, ticket: Ticket) -> None:
         if ticket.state == "waiting":

@@ -3,6 +3,7 @@
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Literal
 
 from gateway.admission.heap import Heap
@@ -13,6 +14,8 @@ from gateway.core.identity import PriorityClass
 TicketState = Literal["new", "waiting", "running", "ended"]
 # A tenant may hold so many times the places that are left: alone it gets 8/9 of the queue, and room always remains.
 REACH = 8
+# Places are counted so far, for those who ask again and again.
+MOST_COUNTED = 1000
 
 
 @dataclass(slots=True, eq=False)
@@ -115,6 +118,11 @@ class Line:
         if not self._tickets:
             self._by_size.clear()
         self.counters.exit(tenant.account)
+
+    def place(self, ticket: Ticket) -> int:
+        """Among those who wait, in the order of arrival, from 1 to `MOST_COUNTED`."""
+        first = islice(self._tickets, MOST_COUNTED - 1)
+        return next((number for number, one in enumerate(first, 1) if one is ticket), MOST_COUNTED)
 
     def head(self) -> Ticket | None:
         """Whose turn it is."""

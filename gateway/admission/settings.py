@@ -12,6 +12,7 @@ from gateway.core.settings import Setting
 AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
 NotNegative = Annotated[int, msgspec.Meta(ge=0)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
+NotNegativeSeconds = Annotated[float, msgspec.Meta(ge=0)]
 Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
 LimitName = Literal["fixed", "adaptive"]
 
@@ -137,6 +138,19 @@ class AdmissionSettings:
         Positive,
         Setting("How often gateways tell each other what they served.", env="SHARING_INTERVAL_S", unit="s"),
     ] = 0.25
+    heartbeat_s: Annotated[
+        NotNegativeSeconds,
+        Setting(
+            "How often a streamed request that waits for its turn is sent a comment, so that proxies keep its "
+            "connection; 0: never.",
+            env="HEARTBEAT_S",
+            unit="s",
+        ),
+    ] = 0.0
+    heartbeat_class: Annotated[
+        PriorityClass,
+        Setting("The most urgent class that is sent them; the less urgent ones are too.", env="HEARTBEAT_CLASS"),
+    ] = "batch"
 
     def terms(self) -> Mapping[PriorityClass, ClassTerms]:
         """By class, the most urgent first."""

@@ -36,7 +36,8 @@ class StreamShape:
 
 
 class StreamedReply:
-    """Headers go out with the first chunk, so that whatever fails before it still gets a status of its own.
+    """Headers go out with the first chunk, so that whatever fails before it still gets a status of its own; or with the
+    first heartbeat, which is a comment of server-sent events.
 
     Choices are spliced between bytes that are the same for all chunks: nothing is encoded again.
     `write_timeout_s`: how long a client may leave its side of the connection full.
@@ -57,6 +58,12 @@ class StreamedReply:
         if not self.started:
             await self._start()
         await self._write(b"".join((self._prefix, piece.choice, self._suffix)))
+
+    async def heartbeat(self, place: int) -> None:
+        """Tell a client that waits its place in the queue. Never part of what is recorded. Raises ClientGone."""
+        if not self.started:
+            await self._start()
+        await StreamedReply._write(self, b": waiting, position %d\n\n" % place)
 
     async def finish(self) -> None:
         """The usage, if it was asked for, and the end. Raises ClientGone."""

@@ -14,6 +14,7 @@ async def stream_answer(request: web.Request, body: GenerationRequest, shape: St
     call = request[CALL]
     call.stream = True
     reply = _reply(request, shape)
+    call.heartbeat = reply.heartbeat
     try:
         await request.app[GENERATION].run(call, body, reply)
     except Exception as error:  # boundary: once the stream has begun, only an event in it can tell the client

@@ -45,7 +45,8 @@ class TritonProbe:
         self, client: TritonClient, models: Sequence[str], ready_timeout_s: float, generate_timeout_s: float
     ) -> None:
         self._client = client
-        self._paths = ["/v2/health/ready", *(f"/v2/models/{model}/ready" for model in models)]
+        # Not whether Triton itself is ready: it is not while any version is being loaded, or failed to.
+        self._paths = ["/v2/health/live", *(f"/v2/models/{model}/ready" for model in models)]
         self._ready_timeout_s = ready_timeout_s
         self._generate_timeout_s = generate_timeout_s
         self._secretive: set[str] = set()

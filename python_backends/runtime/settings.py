@@ -1,4 +1,6 @@
-"""Where the models are and how the engine runs: `1/engine.json`, overridden by `TRIREME_*`.
+"""Where the models are and how the engine runs: a version's `engine.json`, overridden by `TRIREME_*`.
+
+`args` in that file are what the variables override; `overrides` are a version's own and override the variables.
 
 | variable | meaning |
 |---|---|
@@ -40,12 +42,13 @@ class EngineSettings:
     grammars: GrammarLimits
 
 
-def generation_settings(repository: Path, environment: Mapping[str, str] = os.environ) -> EngineSettings:
-    """Settings of the `vllm` model, also for `preprocess`, which must know the same context length.
+def generation_settings(repository: Path, version: str, environment: Mapping[str, str] = os.environ) -> EngineSettings:
+    """Settings of the `vllm` model, also for `preprocess` of the same version, which must know its context length.
 
     `repository`: the model repository. Raises ValueError for what cannot work.
     """
-    return _settings(repository / "vllm" / "1" / "engine.json", environment, "TRIREME_MODEL_DIR", "TRIREME_ENGINE_ARGS")
+    file = repository / "vllm" / version / "engine.json"
+    return _settings(file, environment, "TRIREME_MODEL_DIR", "TRIREME_ENGINE_ARGS")
 
 
 def embedding_settings(repository: Path, environment: Mapping[str, str] = os.environ) -> EngineSettings:
@@ -60,8 +63,9 @@ def _settings(file: Path, environment: Mapping[str, str], directory: str, argume
     if engine not in ENGINES:
         raise ValueError(f"TRIREME_ENGINE is {engine!r}: use one of {', '.join(ENGINES)}")
     overrides = json.loads(environment.get(arguments) or "{}")
-    merged = {**declared.get("args", {}), **overrides}
-    model = environment.get(directory) or merged.get("model")
+    own = declared.get("overrides", {})
+    merged = {**declared.get("args", {}), **overrides, **own}
+    model = own.get("model") or environment.get(directory) or merged.get("model")
     if not model:
         raise ValueError(f"no model: set {directory}, or args.model in {file}")
     merged["model"] = str(model)

@@ -67,7 +67,7 @@ class FakeTriton:
     @asynccontextmanager
     async def serve(self) -> AsyncIterator["FakeTriton"]:
         app = web.Application(client_max_size=1 << 26)
-        app.router.add_get("/v2/health/ready", self._ready)
+        app.router.add_get("/v2/health/live", self._ready)
         app.router.add_get("/v2/models/{model}/ready", self._ready)
         app.router.add_post("/v2/models/chat/generate_stream", self._generate)
         app.router.add_post("/v2/models/{model}/versions/{version}/generate_stream", self._generate)

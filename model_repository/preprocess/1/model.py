@@ -23,7 +23,7 @@ _OPTIONS = msgspec.json.encode(EmbeddingOptions(truncate="end"))
 
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
-        settings = generation_settings(repository_of(args))
+        settings = generation_settings(repository_of(args), args["model_version"])
         self._grammars = GrammarChecker.started(settings.model_dir, settings.grammars)
         self._planner = Planner(PromptBuilder.from_dir(settings.model_dir), settings.max_model_len, self._grammars)
 

@@ -8,7 +8,9 @@ from python_backends.runtime.settings import generation_settings, repository_of
 
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
-        self._model = GenerationModel(generation_settings(repository_of(args)), args["model_version"])
+        self._model = GenerationModel(
+            generation_settings(repository_of(args), args["model_version"]), args["model_version"]
+        )
         self._model.start()
 
     def execute(self, requests: list[Any]) -> None:

@@ -17,7 +17,7 @@ def repository(tmp_path: Path) -> Path:
 
 def read(repository: Path, declared: dict[str, Any], **environment: str) -> EngineSettings:
     (repository / "vllm" / "1" / "engine.json").write_text(json.dumps({"args": {"max_model_len": 64}, **declared}))
-    return generation_settings(repository, {"TRIREME_MODEL_DIR": "/models/one", **environment})
+    return generation_settings(repository, "1", {"TRIREME_MODEL_DIR": "/models/one", **environment})
 
 
 def test_preemption_is_on_unless_it_is_declared_off(repository: Path) -> None:
@@ -38,7 +38,7 @@ def test_a_switch_that_is_neither_true_nor_false_is_refused(repository: Path) ->
 def test_the_shipped_model_preempts() -> None:
     shipped = Path(__file__).parents[3] / "model_repository"
     settings = generation_settings(
-        shipped, {"TRIREME_MODEL_DIR": "/models/one", "TRIREME_ENGINE_ARGS": '{"max_model_len": 8}'}
+        shipped, "1", {"TRIREME_MODEL_DIR": "/models/one", "TRIREME_ENGINE_ARGS": '{"max_model_len": 8}'}
     )
     assert settings.preemption
     assert settings.arguments["scheduling_policy"] == "priority"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from trireme.repository import Repository
 from trireme.settings import Settings
 from trireme.stack import isolated_settings
 from trireme.triton import STUB, assemble_backends, temporary_directory, triton_command, triton_environment
@@ -39,7 +40,7 @@ def test_a_damaged_file_is_replaced(tmp_path: Path) -> None:
 
 
 def test_all_three_servers_are_told_to_stay_on_loopback(settings: Settings) -> None:
-    command = triton_command(settings, Path("/backends"))
+    command = triton_command(settings, Path("/backends"), Repository(settings.model_repository))
     for server in ("http", "grpc", "metrics"):
         assert f"--{server}-address=127.0.0.1" in command
         port = getattr(settings.ports, f"triton_{server}")
@@ -47,7 +48,7 @@ def test_all_three_servers_are_told_to_stay_on_loopback(settings: Settings) -> N
 
 
 def test_only_the_chosen_models_are_loaded(settings: Settings) -> None:
-    command = triton_command(settings, Path("/backends"))
+    command = triton_command(settings, Path("/backends"), Repository(settings.model_repository))
     assert [flag for flag in command if flag.startswith("--load-model")] == [
         "--load-model=preprocess",
         "--load-model=chat",
