@@ -16,6 +16,8 @@ Kind = Literal["chat", "completion"]
 # like JSON, or broke it and was ended by an error, whose code is VIOLATION.
 GrammarOutcome = Literal["valid", "truncated", "closed", "violated"]
 VIOLATION = "grammar_violation"
+# How a model writes tool calls: python_backends/preprocessing/tool_format.py says how each looks.
+ToolFormat = Literal["hermes", "llama3_json", "mistral", "pythonic", "json"]
 
 
 class _Wire(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -41,6 +43,7 @@ class Sampling(_Wire, frozen=True):
     stop: list[str] = []
     logprobs: int | None = None
     prompt_logprobs: int | None = None
+    skip_special_tokens: bool = True
 
 
 class Constraint(_Wire, frozen=True):
@@ -65,6 +68,22 @@ class Adapter(_Wire, frozen=True):
     path: str
 
 
+class Calling(_Wire, frozen=True):
+    """The tools that the answer may call, by name, and how calls are written; not `parallel`: at most one call."""
+
+    format: ToolFormat
+    names: list[str]
+    parallel: bool = True
+
+
+class Reasoning(_Wire, frozen=True):
+    """What stands around a model's thoughts; `open`: the prompt ends with `begin`."""
+
+    begin: str
+    end: str
+    open: bool = False
+
+
 class Postprocessing(_Wire, frozen=True):
     """What `postprocess` must know of the request.
 
@@ -83,6 +102,8 @@ class Postprocessing(_Wire, frozen=True):
     echo_only: bool = False
     grammar: Constraint | None = None
     close: bool = False
+    calling: Calling | None = None
+    reasoning: Reasoning | None = None
 
 
 class Script(_Wire, frozen=True):

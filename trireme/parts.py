@@ -131,6 +131,8 @@ def gateway_environment(settings: Settings) -> dict[str, str]:
         "TRIREME_PEPPER": "",
         "TRIREME_MODEL_NAME": settings.model.name,
         "TRIREME_MODEL_DIR": str(settings.model.path),
+        "TRIREME_TOOL_PARSER": settings.tool_parser,
+        "TRIREME_REASONING_PARSER": settings.reasoning_parser,
         "TRIREME_EMBEDDING_MODEL_NAME": settings.embedding_model.name,
         "TRIREME_EMBEDDING_MODEL_DIR": str(settings.embedding_model.path),
         "TRIREME_EMBEDDING_MODELS": json.dumps(_further_embedding_models(settings)),

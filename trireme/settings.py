@@ -15,12 +15,16 @@ from typing import Any, TypeGuard
 
 import yaml
 
+from python_backends.preprocessing.reasoning import TAGS
+from python_backends.preprocessing.tool_format import FORMATS
 from trireme.errors import SettingsError
 
 ROOT = Path(__file__).resolve().parent.parent
 DEFAULTS_FILE = ROOT / "deploy" / "embedded.yaml"
 PREPARED_MODELS = ("smollm2-135m-instruct", "all-minilm-l6-v2")
 ENGINES = ("vllm", "scripted")
+TOOL_PARSERS = ("auto", *FORMATS)
+REASONING_PARSERS = ("auto", "none", *TAGS)
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOOPBACK = "127.0.0.1"
 MAX_PORT = 65535
@@ -39,6 +43,8 @@ ENVIRONMENT: Mapping[str, tuple[tuple[str, ...], Callable[[str], Any]]] = {
     "TRIREME_CONTROL_PORT": (("ports", "control"), int),
     "TRIREME_MODEL": (("model",), str),
     "TRIREME_EMBEDDING_MODEL": (("embedding_model",), str),
+    "TRIREME_TOOL_PARSER": (("tool_parser",), str),
+    "TRIREME_REASONING_PARSER": (("reasoning_parser",), str),
     "TRIREME_ENGINE": (("engine",), str),
     "TRIREME_ENGINE_ARGS": (("engine_args",), json.loads),
     "TRIREME_EMBEDDING_ARGS": (("embedding_args",), json.loads),
@@ -80,6 +86,8 @@ class Settings:
     ports: Ports
     model: Model
     embedding_model: Model
+    tool_parser: str
+    reasoning_parser: str
     engine: str
     engine_args: Mapping[str, Any]
     embedding_args: Mapping[str, Any]
@@ -162,6 +170,14 @@ def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> None:
             base[key] = value
 
 
+_WORDS: Mapping[str, tuple[str, ...]] = {
+    "engine": ENGINES,
+    "log_level": LOG_LEVELS,
+    "tool_parser": TOOL_PARSERS,
+    "reasoning_parser": REASONING_PARSERS,
+}
+
+
 def check_values(values: Mapping[str, Any]) -> list[str]:
     """A sentence for each thing that is wrong with merged values."""
     known = {field.name for field in fields(Settings)}
@@ -169,7 +185,7 @@ def check_values(values: Mapping[str, Any]) -> list[str]:
     problems += [f"{name}: is missing." for name in sorted(known - set(values))]
     if problems:
         return problems
-    for name, allowed in (("engine", ENGINES), ("log_level", LOG_LEVELS)):
+    for name, allowed in _WORDS.items():
         if values[name] not in allowed:
             problems.append(f"{name}: {values[name]!r} is none of {', '.join(allowed)}.")
     for name in ("state_dir", "host", "model_repository"):
@@ -256,6 +272,8 @@ def _build(values: Mapping[str, Any]) -> Settings:
         ports=Ports(**values["ports"]),
         model=_model(values["model"], models_dir),
         embedding_model=_model(values["embedding_model"], models_dir),
+        tool_parser=values["tool_parser"],
+        reasoning_parser=values["reasoning_parser"],
         engine=values["engine"],
         engine_args=values["engine_args"],
         embedding_args=values["embedding_args"],

@@ -107,6 +107,8 @@ def triton_environment(settings: Settings) -> dict[str, str]:
         "LD_LIBRARY_PATH": ":".join(libraries),
         "TRIREME_MODEL_DIR": str(settings.model.path),
         "TRIREME_EMBEDDING_MODEL_DIR": str(settings.embedding_model.path),
+        "TRIREME_TOOL_PARSER": settings.tool_parser,
+        "TRIREME_REASONING_PARSER": settings.reasoning_parser,
         "TRIREME_ENGINE": settings.engine,
         "TRIREME_ENGINE_ARGS": json.dumps(dict(settings.engine_args)),
         "TRIREME_EMBEDDING_ARGS": json.dumps(dict(settings.embedding_args)),

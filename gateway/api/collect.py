@@ -4,12 +4,25 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from gateway.api.schema import ChatChoice, ChatMessage, Logprobs, TextChoice
+from gateway.api.schema import CalledFunction, ChatChoice, ChatMessage, Logprobs, TextChoice, ToolCallBody
 from gateway.core.job import Chunk
+
+
+class _Function(msgspec.Struct):
+    name: str | None = None
+    arguments: str = ""
+
+
+class _Call(msgspec.Struct):
+    index: int
+    function: _Function
+    id: str | None = None
 
 
 class _Delta(msgspec.Struct):
     content: str | None = None
+    reasoning_content: str | None = None
+    tool_calls: list[_Call] = []
 
 
 class _Choice(msgspec.Struct):
@@ -23,8 +36,17 @@ class _Choice(msgspec.Struct):
 
 
 @dataclass(slots=True)
+class _GatheredCall:
+    id: str = ""
+    name: str = ""
+    arguments: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
 class _Gathered:
     texts: list[str] = field(default_factory=list)
+    thoughts: list[str] = field(default_factory=list)
+    calls: dict[int, _GatheredCall] = field(default_factory=dict)
     logprobs: Logprobs | None = None
     finish_reason: str | None = None
 
@@ -32,9 +54,33 @@ class _Gathered:
         text = choice.text if choice.delta is None else choice.delta.content
         if text:
             self.texts.append(text)
+        if choice.delta is not None:
+            self._add_delta(choice.delta)
         self.finish_reason = choice.finish_reason or self.finish_reason
         if choice.logprobs is not None:
             self.logprobs = choice.logprobs if self.logprobs is None else _joined(self.logprobs, choice.logprobs)
+
+    def _add_delta(self, delta: _Delta) -> None:
+        if delta.reasoning_content:
+            self.thoughts.append(delta.reasoning_content)
+        for piece in delta.tool_calls:
+            call = self.calls.setdefault(piece.index, _GatheredCall())
+            call.id = piece.id or call.id
+            call.name = piece.function.name or call.name
+            call.arguments.append(piece.function.arguments)
+
+    def message(self) -> ChatMessage:
+        text = "".join(self.texts)
+        calls = [
+            ToolCallBody(one.id, "function", CalledFunction(one.name, "".join(one.arguments)))
+            for _, one in sorted(self.calls.items())
+        ]
+        return ChatMessage(
+            "assistant",
+            text if text or not calls else None,
+            tool_calls=calls or msgspec.UNSET,
+            reasoning_content="".join(self.thoughts) or msgspec.UNSET,
+        )
 
 
 _CHOICE = msgspec.json.Decoder(_Choice)
@@ -58,7 +104,7 @@ class CollectedReply:
 
     def chat_choices(self) -> list[ChatChoice]:
         return [
-            ChatChoice(index, ChatMessage("assistant", "".join(one.texts)), one.logprobs, one.finish_reason)
+            ChatChoice(index, one.message(), one.logprobs, one.finish_reason)
             for index, one in sorted(self._choices.items())
         ]
 

@@ -38,10 +38,27 @@ class UsageBody(msgspec.Struct):
         return cls(usage.prompt, usage.completion, total, PromptTokensDetails(usage.cached))
 
 
+class CalledFunction(msgspec.Struct):
+    """`arguments`: JSON."""
+
+    name: str
+    arguments: str
+
+
+class ToolCallBody(msgspec.Struct):
+    id: str
+    type: Literal["function"]
+    function: CalledFunction
+
+
 class ChatMessage(msgspec.Struct):
+    """`content` is null where the answer is tool calls alone; `reasoning_content`: what the model thought."""
+
     role: Literal["assistant"]
-    content: str
+    content: str | None
     refusal: str | None = None
+    tool_calls: list[ToolCallBody] | msgspec.UnsetType = msgspec.UNSET
+    reasoning_content: str | msgspec.UnsetType = msgspec.UNSET
 
 
 Logprobs = dict[str, list[msgspec.Raw] | None]

@@ -10,7 +10,7 @@ from gateway.api.schema import Detokenized, DetokenizeRequest, Tokenized
 from gateway.core.call import Model
 from gateway.core.requests import request_faults
 from gateway.errors import InvalidRequest
-from python_backends.preprocessing.schema import ChatRequest, Message
+from python_backends.preprocessing.schema import ChatRequest, Message, Tool
 
 
 class TokenizeRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -19,6 +19,7 @@ class TokenizeRequest(msgspec.Struct, forbid_unknown_fields=True):
     model: str | None = None
     prompt: str | None = None
     messages: list[Message] | None = None
+    tools: list[Tool] | None = None
     add_special_tokens: bool = True
 
 
@@ -65,4 +66,4 @@ def _ids(body: TokenizeRequest, texts: Texts, model: str) -> list[int]:
     builder = texts.builders.get(model)
     if builder is None:
         raise InvalidRequest(f"{model} has no chat template: send prompt", param="messages")
-    return builder.chat(ChatRequest(messages=body.messages))
+    return builder.chat(ChatRequest(messages=body.messages, tools=body.tools))

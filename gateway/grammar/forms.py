@@ -14,7 +14,8 @@ from gateway.core.settings import Setting
 from gateway.errors import GrammarUnavailable
 from python_backends.grammar.checker import CheckerUnavailableError, GrammarLimits
 from python_backends.messages import Constraint
-from python_backends.preprocessing.constraints import Wanted, wanted_constraint
+from python_backends.preprocessing.constraints import Wanted
+from python_backends.preprocessing.expectation import wanted_constraints
 from python_backends.preprocessing.schema import EmbeddingRequest, GenerationRequest
 
 
@@ -73,13 +74,14 @@ class Forms:
         if call.model is None:
             return
         with request_faults():
-            wanted = wanted_constraint(body)
-            if wanted is None:
-                return
             checker = self._checkers[call.model.base]
-            if checker.recall(wanted.constraint, wanted.param) is None:
-                await self._compile(checker, wanted)
-        call.mark("grammar")
+            checked = False
+            for wanted in wanted_constraints(body):
+                checked = True
+                if checker.recall(wanted.constraint, wanted.param) is None:
+                    await self._compile(checker, wanted)
+        if checked:
+            call.mark("grammar")
 
     async def _compile(self, checker: Checker, wanted: Wanted) -> None:
         if self._waiting >= self._max_waiting:

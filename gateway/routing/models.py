@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -14,6 +14,8 @@ from gateway.errors import InvalidRequest, ModelNotAllowed, ModelNotFound
 from python_backends.messages import Truncation
 
 Length = Annotated[int, msgspec.Meta(ge=1)]
+ToolParser = Literal["auto", "hermes", "llama3_json", "mistral", "pythonic", "json"]
+ReasoningParser = Literal["auto", "none", "think", "mistral"]
 
 
 class EmbeddingSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -34,11 +36,13 @@ _ENDPOINTS: dict[Task, str] = {
 
 
 class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Another model that generates. `max_model_len`: tokens; None: what its config.json says."""
+    """Another model that generates. `max_model_len`: tokens; None: as its config.json says. Parsers: docs/tools.md."""
 
     name: Annotated[str, msgspec.Meta(min_length=1)]
     dir: Path
     max_model_len: Length | None = None
+    tool_parser: ToolParser = "auto"
+    reasoning_parser: ReasoningParser = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,11 +60,26 @@ class ModelSettings:
             unit="tokens",
         ),
     ] = None
+    tool_parser: Annotated[
+        ToolParser,
+        Setting(
+            "How the model writes tool calls; `auto`: as its chat template shows it. The same as in Triton.",
+            env="TOOL_PARSER",
+        ),
+    ] = "auto"
+    reasoning_parser: Annotated[
+        ReasoningParser,
+        Setting(
+            "What stands around its thoughts; `auto`: what its chat template shows. The same as in Triton.",
+            env="REASONING_PARSER",
+        ),
+    ] = "auto"
     more: Annotated[
         list[ModelSpec] | None,
         Setting(
             'Other models that generate (JSON in the variable): `[{"name": "large", "dir": "/models/large"}]`, with '
-            "`max_model_len` where it is not that of config.json. Which backends serve which: `routing.backends`.",
+            "`max_model_len` where it is not that of config.json, and parsers of its own. Which backends serve which: "
+            "`routing.backends`.",
             env="MORE_MODELS",
         ),
     ] = None
@@ -96,7 +115,13 @@ class ModelSettings:
     @property
     def generating(self) -> list[ModelSpec]:
         """All of them."""
-        first = ModelSpec(name=self.model_name, dir=self.model_dir, max_model_len=self.max_model_len)
+        first = ModelSpec(
+            name=self.model_name,
+            dir=self.model_dir,
+            max_model_len=self.max_model_len,
+            tool_parser=self.tool_parser,
+            reasoning_parser=self.reasoning_parser,
+        )
         return [first, *(self.more or ())]
 
     @property

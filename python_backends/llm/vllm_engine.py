@@ -193,8 +193,9 @@ class StepCounter:
 def sampling_params(plan: Plan) -> Any:
     """A plan as vLLM's SamplingParams.
 
-    The engine ends at stop strings and leaves them in the text: `postprocess` cuts them. Raises EngineError (400)
-    for values that vLLM refuses.
+    The engine ends at stop strings and leaves them in the text: `postprocess` cuts them. Not where special tokens
+    show: the one that ends the answer would be left in the text, too. Raises EngineError (400) for values that vLLM
+    refuses.
     """
     module = import_module("vllm.sampling_params")
     sampling = plan.sampling
@@ -214,7 +215,8 @@ def sampling_params(plan: Plan) -> Any:
             logit_bias=sampling.logit_bias,
             ignore_eos=sampling.ignore_eos,
             stop=sampling.stop or None,
-            include_stop_str_in_output=True,
+            include_stop_str_in_output=sampling.skip_special_tokens,
+            skip_special_tokens=sampling.skip_special_tokens,
             logprobs=sampling.logprobs,
             prompt_logprobs=sampling.prompt_logprobs,
             structured_outputs=_structured(module, plan.constraint),

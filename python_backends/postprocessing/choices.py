@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from python_backends.messages import Event, FinishReason, GrammarOutcome, Postprocessing, TokenLogprob
+from python_backends.postprocessing.calls import AnswerSplitter
 from python_backends.postprocessing.grammar import Verifier
 from python_backends.postprocessing.stops import StopCutter
 
@@ -22,28 +23,36 @@ class Shape(Protocol):
 
 
 class ChatShape:
-    """`{"index", "delta": {"role"?, "content"}, "logprobs", "finish_reason"}`; the role comes first, with the text."""
+    """`{"index", "delta": {"role"?, "content"?, "reasoning_content"?, "tool_calls"?}, "logprobs", "finish_reason"}`.
+
+    The role comes first, with the text.
+    """
 
     def __init__(self, index: int, post: Postprocessing) -> None:
         self._index = index
         self._top = post.top_logprobs
         self._first = True
+        self._splitter = AnswerSplitter(post) if post.calling or post.reasoning else None
 
     def prompt(self, text: str, logprobs: Sequence[TokenLogprob | None] | None) -> None:
         """Chats do not echo."""
 
     def choice(self, text: str, logprobs: Sequence[TokenLogprob] | None, finish: FinishReason | None) -> dict[str, Any]:
         delta: dict[str, Any] = {}
+        reason: str | None = finish
         if self._first:
             delta["role"] = "assistant"
             self._first = False
-        if text or not finish:
+        if self._splitter is not None:
+            delta |= self._splitter.feed(text, last=finish is not None)
+            reason = "tool_calls" if finish == "stop" and self._splitter.called else finish
+        elif text or not finish:
             delta["content"] = text
         return {
             "index": self._index,
             "delta": delta,
             "logprobs": None if logprobs is None else {"content": [self._entry(one) for one in logprobs]},
-            "finish_reason": finish,
+            "finish_reason": reason,
         }
 
     def _entry(self, one: TokenLogprob) -> dict[str, Any]:

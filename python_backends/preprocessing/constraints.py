@@ -77,10 +77,10 @@ def check_combinations(request: GenerationRequest) -> None:
     if request.on_length == "close" and not closes:
         raise RequestError("on_length: close is for JSON answers: leave it out", param="on_length")
     if wanted is not None:
-        _check_ending(request)
+        check_ending(request)
 
 
-def _check_ending(request: GenerationRequest) -> None:
+def check_ending(request: GenerationRequest) -> None:
     """Nothing but its end may follow an answer that is whole."""
     if request.min_tokens:
         raise RequestError("min_tokens does not go with a required form: leave it out", param="min_tokens")

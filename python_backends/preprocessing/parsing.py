@@ -15,6 +15,7 @@ from python_backends.preprocessing.schema import (
     GenerationRequest,
     Inputs,
 )
+from python_backends.preprocessing.tools import check_tool_messages, check_tools, told_tools
 
 # Parameters of the OpenAI API that Trireme knows of and does not serve (yet): named, so that the message can say so.
 UNSUPPORTED = frozenset(
@@ -25,7 +26,6 @@ UNSUPPORTED = frozenset(
         "functions",
         "modalities",
         "moderation",
-        "parallel_tool_calls",
         "prediction",
         "prompt_cache_key",
         "prompt_cache_retention",
@@ -33,8 +33,6 @@ UNSUPPORTED = frozenset(
         "safety_identifier",
         "service_tier",
         "suffix",
-        "tool_choice",
-        "tools",
         "verbosity",
         "web_search_options",
     }
@@ -84,6 +82,8 @@ def encode_pretokenized(request: GenerationRequest) -> bytes:
     fields: dict[str, Any] = msgspec.to_builtins(request)
     fields.pop("messages", None)
     fields.pop("prompt", None)
+    if isinstance(request, ChatRequest) and request.tools:
+        fields |= told_tools(request)
     fields["kind"] = "chat" if isinstance(request, ChatRequest) else "completion"
     return msgspec.json.encode(fields)
 
@@ -178,8 +178,10 @@ def _join(path: str, field: str) -> str:
 
 
 def _check_chat(request: ChatRequest, pretokenized: bool) -> ChatRequest:
+    check_tools(request)
     if request.messages is None and not pretokenized:
         raise RequestError("messages is required", param="messages", code="missing_required_parameter")
+    check_tool_messages(request.messages or ())
     for number, message in enumerate(request.messages or ()):
         if message.content is None and not message.tool_calls:
             raise RequestError(

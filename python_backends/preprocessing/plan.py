@@ -7,9 +7,10 @@ from typing import Any
 import msgspec
 
 from python_backends.grammar.compiler import Compiler
-from python_backends.messages import Constraint, Plan, Postprocessing, Sampling, Script
-from python_backends.preprocessing.constraints import Grammars, wanted_constraint
+from python_backends.messages import Plan, Postprocessing, Sampling, Script
+from python_backends.preprocessing.constraints import Grammars
 from python_backends.preprocessing.errors import RequestError
+from python_backends.preprocessing.expectation import expect
 from python_backends.preprocessing.parsing import parse_generation
 from python_backends.preprocessing.prompts import PromptBuilder, completion_budget
 from python_backends.preprocessing.schema import ChatRequest, GenerationRequest
@@ -52,22 +53,23 @@ class Planner:
         return prompts[0]
 
     def _plan(self, request: GenerationRequest, ids: list[int], budget: int, parameters: Mapping[str, Any]) -> Plan:
-        constraint = self._constraint(request)
+        dialect = self._prompts.dialect
+        expected = expect(request, dialect, self._prompts.reasoning(request, ids), self._grammars)
         return Plan(
-            sampling=_sampling(request, budget),
+            sampling=_sampling(request, budget, shown=expected.marked and bool(dialect.special)),
             post=msgspec.structs.replace(
-                self._post(request, ids), grammar=constraint, close=request.on_length == "close"
+                self._post(request, ids),
+                grammar=expected.verified,
+                close=request.on_length == "close",
+                calling=expected.calling,
+                reasoning=expected.reasoning,
             ),
-            constraint=constraint,
+            constraint=expected.constraint,
             priority=_integer(parameters, "priority", _level(request.priority)),
             deadline_ms=_integer(parameters, "deadline_ms", None),
             traceparent=_text(parameters, "traceparent"),
             scripted=_script({**(request.metadata or {}), **parameters}),
         )
-
-    def _constraint(self, request: GenerationRequest) -> Constraint | None:
-        wanted = wanted_constraint(request)
-        return None if wanted is None else self._grammars.check(wanted.constraint, wanted.param)
 
     def _post(self, request: GenerationRequest, ids: list[int]) -> Postprocessing:
         stops = request.stop_strings
@@ -99,8 +101,11 @@ def _level(priority: str | None) -> int:
     return DEFAULT_PRIORITY if priority is None else _LEVELS[priority]
 
 
-def _sampling(request: GenerationRequest, budget: int) -> Sampling:
-    """OpenAI's defaults where the request is silent. An echo without an answer still takes one engine step."""
+def _sampling(request: GenerationRequest, budget: int, *, shown: bool) -> Sampling:
+    """OpenAI's defaults where the request is silent. An echo without an answer still takes one engine step.
+
+    `shown`: special tokens are part of the text.
+    """
     given = {name: value for name in _SAME_NAME if (value := getattr(request, name)) is not None}
     logprobs = _wanted_logprobs(request)
     echoes = not isinstance(request, ChatRequest) and bool(request.echo)
@@ -110,6 +115,7 @@ def _sampling(request: GenerationRequest, budget: int) -> Sampling:
         logit_bias={int(token): bias for token, bias in (request.logit_bias or {}).items()} or None,
         logprobs=logprobs,
         prompt_logprobs=logprobs if echoes else None,
+        skip_special_tokens=not shown,
         **given,
     )
 

@@ -1,8 +1,11 @@
 """A checked request → the exact token ids of each prompt, and how many tokens may be generated."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from python_backends.messages import Reasoning
+from python_backends.preprocessing.dialect import Dialect, Parsers
 from python_backends.preprocessing.errors import RequestError
 from python_backends.preprocessing.schema import (
     ChatRequest,
@@ -12,6 +15,7 @@ from python_backends.preprocessing.schema import (
 )
 from python_backends.preprocessing.template import ChatTemplate
 from python_backends.preprocessing.tokenizer import Memory, TextTokenizer
+from python_backends.preprocessing.tool_format import writing_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +63,19 @@ class Source:
 class PromptBuilder:
     """Prompts of one generation model. CPU-bound: call it from a thread when the text is long."""
 
-    def __init__(self, tokenizer: TextTokenizer, template: ChatTemplate | None) -> None:
+    def __init__(self, tokenizer: TextTokenizer, template: ChatTemplate | None, dialect: Dialect) -> None:
         self.tokenizer = tokenizer
+        self.dialect = dialect
         self._template = template
 
     @classmethod
-    def from_dir(cls, model_dir: Path, memory: Memory | None = None) -> "PromptBuilder":
-        return cls(TextTokenizer.from_dir(model_dir, memory), ChatTemplate.from_dir(model_dir))
+    def from_dir(
+        cls, model_dir: Path, memory: Memory | None = None, *, parsers: Parsers | None = None
+    ) -> "PromptBuilder":
+        """Raises ValueError for a parser that there is not."""
+        tokenizer, template = TextTokenizer.from_dir(model_dir, memory), ChatTemplate.from_dir(model_dir)
+        source = template.source if template else None
+        return cls(tokenizer, template, Dialect.of(tokenizer, source, parsers or Parsers()))
 
     def build(self, request: GenerationRequest) -> list[list[int]]:
         """One list of token ids for each prompt; a chat has exactly one. Raises RequestError."""
@@ -74,6 +84,10 @@ class PromptBuilder:
     def chat(self, request: ChatRequest) -> list[int]:
         """The conversation's ids. Raises RequestError."""
         return self._conversation(request).encode(self.tokenizer)[0]
+
+    def reasoning(self, request: GenerationRequest, ids: Sequence[int]) -> Reasoning | None:
+        """How the answer to a chat's prompt is to be split."""
+        return self.dialect.reasoning(ids, self.tokenizer) if isinstance(request, ChatRequest) else None
 
     def source(self, request: GenerationRequest) -> Source:
         """A conversation as the template writes it, or a completion's prompts. Raises RequestError."""
@@ -85,7 +99,10 @@ class PromptBuilder:
         """The template writes every special token itself."""
         if self._template is None:
             raise RequestError("this model has no chat template: use /v1/completions", param="messages")
-        return Source([self._template.render(request.messages or [])], [], "messages", special=False)
+        text = self._template.render(
+            request.messages or [], tools=request.offered, writing=writing_of(self.dialect.form)
+        )
+        return Source([text], [], "messages", special=False)
 
 
 def embedding_source(request: EmbeddingRequest) -> Source:

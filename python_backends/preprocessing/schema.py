@@ -16,6 +16,7 @@ MAX_LOGPROBS = 20
 MAX_GIVEN_CHOICES = 1000
 MAX_INPUTS = 2048
 MAX_INPUT_ITEMS = 1 << 20
+MAX_TOOLS = 128
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 NonNegative = Annotated[int, msgspec.Meta(ge=0)]
@@ -32,6 +33,7 @@ Bias = Annotated[float, msgspec.Meta(ge=-100, le=100)]
 StopString = Annotated[str, msgspec.Meta(min_length=1, max_length=512)]
 StopStrings = Annotated[list[StopString], msgspec.Meta(max_length=MAX_STOP_STRINGS)]
 Priority = Literal["interactive", "standard", "batch"]
+FunctionName = Annotated[str, msgspec.Meta(pattern="^[a-zA-Z0-9_-]{1,64}$")]
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 # A text, several texts, token ids, or several lists of token ids; never a mixture (parsing checks that).
 Inputs = str | Annotated[list[str | TokenId | list[TokenId]], msgspec.Meta(max_length=MAX_INPUT_ITEMS)]
@@ -47,14 +49,42 @@ class TextPart(_Body):
 
 
 class FunctionCall(_Body):
+    """`arguments`: an object as JSON."""
+
     name: str
     arguments: str
 
 
 class ToolCall(_Body):
+    """`index`: as chunks of a stream have it, for clients that send back what they put together of them."""
+
     id: str
     function: FunctionCall
     type: Literal["function"] = "function"
+    index: int | None = None
+
+
+class Function(_Body):
+    """`parameters`: a JSON schema of the arguments; without one there are none. `strict`: docs/tools.md."""
+
+    name: FunctionName
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Tool(_Body):
+    type: Literal["function"]
+    function: Function
+
+
+class ChosenFunction(_Body):
+    name: FunctionName
+
+
+class ChosenTool(_Body):
+    type: Literal["function"]
+    function: ChosenFunction
 
 
 class Message(_Body):
@@ -64,6 +94,11 @@ class Message(_Body):
     tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None
     refusal: str | None = None
+    reasoning_content: str | None = None
+    # What clients send back of an answer, though there was nothing in it.
+    annotations: None = None
+    audio: None = None
+    function_call: None = None
 
     @property
     def text(self) -> str:
@@ -158,6 +193,14 @@ class ChatRequest(SamplingFields):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, msgspec.Meta(ge=0, le=MAX_LOGPROBS)] | None = None
     response_format: TextFormat | JsonObjectFormat | JsonSchemaFormat | None = None
+    tools: Annotated[list[Tool], msgspec.Meta(min_length=1, max_length=MAX_TOOLS)] | None = None
+    tool_choice: Literal["auto", "none", "required"] | ChosenTool | None = None
+    parallel_tool_calls: bool | None = None
+
+    @property
+    def offered(self) -> list[Tool]:
+        """The tools that the model is told of."""
+        return [] if self.tool_choice == "none" else self.tools or []
 
     @property
     def token_limit(self) -> int | None:

@@ -1,17 +1,25 @@
 """Chat templates: messages → prompt text, rendered in a sandbox, exactly as transformers renders them."""
 
+import hashlib
 import json
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import jinja2.ext
+import jinja2.meta
 import jinja2.sandbox
 import msgspec
 
 from python_backends.preprocessing.errors import RequestError
-from python_backends.preprocessing.schema import Message
+from python_backends.preprocessing.schema import Message, Tool, ToolCall
+from python_backends.preprocessing.tool_format import Writing, arguments_object
+from python_backends.preprocessing.tool_prompt import without_tools
+
+# Mistral's templates refuse any other.
+_SHORT_ID = 9
 
 
 class ChatTemplate:
@@ -22,6 +30,7 @@ class ChatTemplate:
     """
 
     def __init__(self, source: str, special_tokens: dict[str, str]) -> None:
+        self.source = source
         environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, jinja2.ext.loopcontrols]
         )
@@ -30,6 +39,7 @@ class ChatTemplate:
         environment.globals["strftime_now"] = _strftime_now
         self._template = environment.from_string(source)
         self._special_tokens = special_tokens
+        self._knows_tools = "tools" in jinja2.meta.find_undeclared_variables(environment.parse(source))
 
     @classmethod
     def from_dir(cls, model_dir: Path) -> "ChatTemplate | None":
@@ -39,12 +49,28 @@ class ChatTemplate:
         source = file.read_text("utf-8") if file.exists() else config.get("chat_template")
         return cls(source, _special_tokens(config)) if isinstance(source, str) else None
 
-    def render(self, messages: list[Message], *, add_generation_prompt: bool = True) -> str:
-        """The prompt text. Raises RequestError when the template refuses the conversation."""
+    def render(
+        self,
+        messages: list[Message],
+        *,
+        tools: Sequence[Tool] = (),
+        writing: Writing,
+        add_generation_prompt: bool = True,
+    ) -> str:
+        """The prompt text; `writing`: how calls are written where the template does not know tools.
+
+        Raises RequestError when the template refuses the conversation.
+        """
+        seen = [_as_template_sees_it(message) for message in messages]
+        shown = [_tool(one) for one in tools]
+        if not self._knows_tools:
+            seen, shown = without_tools(seen, shown, writing), []
+        elif "[TOOL_CALLS]" in self.source:
+            _shorten_ids(seen)
         try:
             return self._template.render(
-                messages=[_as_template_sees_it(message) for message in messages],
-                tools=None,
+                messages=seen,
+                tools=shown or None,
                 documents=None,
                 add_generation_prompt=add_generation_prompt,
                 **self._special_tokens,
@@ -70,10 +96,28 @@ def _as_template_sees_it(message: Message) -> dict[str, Any]:
     if message.name is not None:
         fields["name"] = message.name
     if message.tool_calls:
-        fields["tool_calls"] = [msgspec.to_builtins(call) for call in message.tool_calls]
+        fields["tool_calls"] = [_call(call) for call in message.tool_calls]
     if message.tool_call_id is not None:
         fields["tool_call_id"] = message.tool_call_id
+    if message.reasoning_content is not None:
+        fields["reasoning_content"] = message.reasoning_content
     return fields
+
+
+def _call(call: ToolCall) -> dict[str, Any]:
+    function = {"name": call.function.name, "arguments": arguments_object(call.function.arguments)}
+    return {"type": "function", "id": call.id, "function": function}
+
+
+def _tool(tool: Tool) -> dict[str, Any]:
+    return {"type": "function", "function": msgspec.to_builtins(tool.function)}
+
+
+def _shorten_ids(messages: list[dict[str, Any]]) -> None:
+    for message in messages:
+        for named, key in ((message, "tool_call_id"), *((call, "id") for call in message.get("tool_calls", ()))):
+            if key in named:
+                named[key] = hashlib.sha256(named[key].encode()).hexdigest()[:_SHORT_ID]
 
 
 def _special_tokens(config: dict[str, Any]) -> dict[str, str]:

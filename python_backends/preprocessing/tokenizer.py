@@ -42,6 +42,12 @@ class TextTokenizer:
         """Number of ids, added tokens included: valid ids are 0 … vocab_size - 1."""
         return self._tokenizer.get_vocab_size(with_added_tokens=True)
 
+    @property
+    def special_tokens(self) -> dict[str, int]:
+        """Ids of the tokens that texts do not show."""
+        added = self._tokenizer.get_added_tokens_decoder()
+        return {token.content: number for number, token in added.items() if token.special}
+
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         return self.encode_many([text], add_special_tokens=add_special_tokens)[0]
 

@@ -8,6 +8,8 @@
 | `TRIREME_ENGINE` | `vllm` or `scripted` |
 | `TRIREME_ENGINE_ARGS` | JSON object: vLLM AsyncEngineArgs that override engine.json's `args` |
 | `TRIREME_PREEMPTION` | `true` or `false`: whether a waiting request may pause less urgent running ones |
+| `TRIREME_TOOL_PARSER` | how the model writes tool calls; `auto`: as its template does (docs/tools.md) |
+| `TRIREME_REASONING_PARSER` | what stands around its thoughts: `auto`, `none`, `think` or `mistral` |
 | `TRIREME_EMBEDDING_MODEL_DIR`, `TRIREME_EMBEDDING_ARGS` | the same for the embedding model |
 | `TRIREME_GRAMMAR_MAX_BYTES`, `TRIREME_GRAMMAR_COMPILE_S` | see the gateway's settings; the same there and here |
 | `TRIREME_METRICS_INTERVAL_MS` | milliseconds between copies of vLLM's metrics into Triton's |
@@ -21,6 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from python_backends.grammar.checker import GrammarLimits
+from python_backends.preprocessing.dialect import Parsers
+from python_backends.preprocessing.reasoning import AUTO
 
 ENGINES = ("vllm", "scripted")
 _SWITCH = {"true": True, "false": False}
@@ -30,7 +34,7 @@ _SWITCH = {"true": True, "false": False}
 class EngineSettings:
     """`arguments` always has `model`. `metrics_interval`: seconds. `preemption`: see llm/preemption.py.
 
-    `grammars`: bounds of what answers must match, the same as the gateway's.
+    `grammars`: bounds of what answers must match, the same as the gateway's. `parsers`: see preprocessing/dialect.py.
     """
 
     engine: str
@@ -40,6 +44,7 @@ class EngineSettings:
     metrics_interval: float
     preemption: bool
     grammars: GrammarLimits
+    parsers: Parsers
 
 
 def generation_settings(repository: Path, version: str, environment: Mapping[str, str] = os.environ) -> EngineSettings:
@@ -77,6 +82,7 @@ def _settings(file: Path, environment: Mapping[str, str], directory: str, argume
         metrics_interval=float(environment.get("TRIREME_METRICS_INTERVAL_MS", "2000")) / 1000,
         grammars=_grammar_limits(environment),
         preemption=_switch("TRIREME_PREEMPTION", environment, declared.get("preemption", True)),
+        parsers=_parsers(environment, declared),
     )
 
 
@@ -85,6 +91,13 @@ def _grammar_limits(environment: Mapping[str, str]) -> GrammarLimits:
     return GrammarLimits(
         max_bytes=int(environment.get("TRIREME_GRAMMAR_MAX_BYTES") or usual.max_bytes),
         cpu_s=float(environment.get("TRIREME_GRAMMAR_COMPILE_S") or usual.cpu_s),
+    )
+
+
+def _parsers(environment: Mapping[str, str], declared: Mapping[str, str]) -> Parsers:
+    return Parsers(
+        tool=environment.get("TRIREME_TOOL_PARSER") or declared.get("tool_parser", AUTO),
+        reasoning=environment.get("TRIREME_REASONING_PARSER") or declared.get("reasoning_parser", AUTO),
     )
 
 

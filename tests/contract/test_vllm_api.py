@@ -78,6 +78,12 @@ def test_every_sampling_field_reaches_vllm(vllm: Any) -> None:
     assert given.include_stop_str_in_output, "postprocess cuts the stop string, and must see it to know where"
 
 
+def test_special_tokens_show_on_demand_but_for_the_one_that_ends_the_answer(vllm: Any) -> None:
+    given = sampling_params(Plan(sampling=Sampling(max_tokens=1, skip_special_tokens=False)))
+    assert not given.skip_special_tokens
+    assert not given.include_stop_str_in_output, "vLLM would take the end-of-text token for a stop string"
+
+
 def test_greedy_choices_are_computed_once_and_given_to_each(vllm: Any) -> None:
     plan = Plan(sampling=Sampling(max_tokens=3, n=3, temperature=0))
     assert sampling_params(plan).n == 1

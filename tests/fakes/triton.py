@@ -22,9 +22,12 @@ TERMS = Terms(256, DIMENSIONS, poolings=("mean", "cls"), normalize=False, shorte
 
 @dataclass
 class Script:
-    """What happens to generations. Positions count the deltas of one stream; errors are Triton's `error` text."""
+    """What happens to generations. Positions count the deltas of one stream; errors are Triton's `error` text.
 
-    words: list[str] = field(default_factory=lambda: ["Hello", ",", " world"])
+    `words`: texts, or whole deltas of a chat.
+    """
+
+    words: list[str | dict[str, Any]] = field(default_factory=lambda: ["Hello", ",", " world"])
     fail_at: int | None = None
     error: str = "something broke"
     hang_at: int | None = None
@@ -210,8 +213,11 @@ def _events(script: Script, body: dict[str, Any]) -> list[bytes]:
     return deltas
 
 
-def _chat_choice(index: int, text: str, finish: str | None, first: bool, logprobs: bool = False) -> dict[str, Any]:
-    delta = {"role": "assistant", "content": text} if first else {"content": text}
+def _chat_choice(
+    index: int, word: str | dict[str, Any], finish: str | None, first: bool, logprobs: bool = False
+) -> dict[str, Any]:
+    said, text = (word, "") if isinstance(word, dict) else ({"content": word}, word)
+    delta = {"role": "assistant", **said} if first else said
     entry = {"token": text, "logprob": -0.5, "bytes": list(text.encode()), "top_logprobs": []}
     return {
         "index": index,

@@ -25,7 +25,8 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         settings = generation_settings(repository_of(args), args["model_version"])
         self._grammars = GrammarChecker.started(settings.model_dir, settings.grammars)
-        self._planner = Planner(PromptBuilder.from_dir(settings.model_dir), settings.max_model_len, self._grammars)
+        prompts = PromptBuilder.from_dir(settings.model_dir, parsers=settings.parsers)
+        self._planner = Planner(prompts, settings.max_model_len, self._grammars)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         return [self._respond(request) for request in requests]
@@ -42,11 +43,8 @@ class TritonPythonModel:
 
     def _plan(self, request: Any) -> list[Any]:
         ids = read_array(request, "input_ids")
-        planned = self._planner.plan(
-            read_bytes(request, "request"),
-            None if ids is None else ids.tolist(),
-            json.loads(request.parameters() or "{}"),
-        )
+        prompt, parameters = None if ids is None else ids.tolist(), json.loads(request.parameters() or "{}")
+        planned = self._planner.plan(read_bytes(request, "request"), prompt, parameters)
         return [int_tensor("input_ids", planned.input_ids), bytes_tensor("plan", msgspec.json.encode(planned.plan))]
 
     def _question(self, request: Any) -> list[Any]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from python_backends.preprocessing.dialect import Parsers
 from python_backends.runtime.settings import EngineSettings, generation_settings
 
 
@@ -28,6 +29,13 @@ def test_preemption_is_on_unless_it_is_declared_off(repository: Path) -> None:
 def test_the_environment_overrides_what_is_declared(repository: Path) -> None:
     assert read(repository, {"preemption": True}, TRIREME_PREEMPTION="false").preemption is False
     assert read(repository, {"preemption": False}, TRIREME_PREEMPTION="true").preemption is True
+
+
+def test_parsers_are_what_the_template_shows_unless_they_are_declared_or_set(repository: Path) -> None:
+    assert read(repository, {}).parsers == Parsers("auto", "auto")
+    declared = {"tool_parser": "json", "reasoning_parser": "none"}
+    assert read(repository, declared).parsers == Parsers("json", "none")
+    assert read(repository, declared, TRIREME_TOOL_PARSER="hermes").parsers == Parsers("hermes", "none")
 
 
 def test_a_switch_that_is_neither_true_nor_false_is_refused(repository: Path) -> None:

@@ -93,7 +93,8 @@ def test_no_bytes_make_the_parser_fail_otherwise(body: bytes) -> None:
 def test_content_may_be_a_text_or_text_parts(content: Any) -> None:
     calls = [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
     message = {"role": "assistant", "content": content, "tool_calls": calls}
-    request = parse_chat(json.dumps({"messages": [message]}))
+    result = {"role": "tool", "tool_call_id": "1", "content": "ok"}
+    request = parse_chat(json.dumps({"messages": [message, result]}))
     assert request.messages is not None
     assert request.messages[0].text == {"text": "text"}.get(str(content), "a\nb" if content else "")
 

@@ -42,7 +42,7 @@ async def test_what_makes_no_sense_is_refused(gateway: Gateway) -> None:
     [
         ("/tokenize", {"prompt": 1}, "prompt", "invalid_type"),
         ("/tokenize", {"messages": [{"role": "robot", "content": "x"}]}, "messages[0].role", "invalid_value"),
-        ("/tokenize", {"prompt": "a", "tools": []}, "tools", "unsupported_parameter"),
+        ("/tokenize", {"prompt": "a", "audio": {}}, "audio", "unsupported_parameter"),
         ("/tokenize", {"prompt": "a", "colour": "red"}, "colour", "unknown_parameter"),
         ("/detokenize", {}, "tokens", "missing_required_parameter"),
         ("/detokenize", {"tokens": ["a"]}, "tokens[0]", "invalid_type"),
