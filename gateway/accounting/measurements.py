@@ -7,6 +7,10 @@ from gateway.accounting.prices import NANO
 from gateway.core.call import Call
 from gateway.telemetry.metrics import UNKNOWN, Metrics
 
+# Labels stay in memory for as long as the process runs.
+MOST_VERSIONS = 100
+OTHER = "other"
+
 
 class Measurements:
     def __init__(self, metrics: Metrics) -> None:
@@ -19,6 +23,8 @@ class Measurements:
         self._saved_price = cache(metrics.cache_saved_price.labels)
         self._first_token = cache(metrics.first_token.labels)
         self._per_token = cache(metrics.per_token.labels)
+        self._version_requests = cache(metrics.version_requests.labels)
+        self._versions: set[tuple[str, str]] = set()
         self._structured = cache(metrics.structured_answers.labels)
 
     def record(self, call: Call, outcome: Outcome, seconds: float) -> None:
@@ -28,6 +34,8 @@ class Measurements:
             self._stages(stage).observe(milliseconds / 1000)
         if call.model is None:
             return
+        if call.model_version is not None:
+            self._version_requests(model, self._bounded(model, call.model_version), outcome.name).inc()
         if outcome.name == "ok":
             self._seconds(call.route, model).observe(seconds)
         self._count_tokens(call, model)
@@ -39,6 +47,13 @@ class Measurements:
         if call.tokens_seen > 1:
             between = (call.last_token_at - call.first_token_at) / (call.tokens_seen - 1)
             self._per_token(model).observe(between)
+
+    def _bounded(self, model: str, version: str) -> str:
+        if (model, version) not in self._versions:
+            if len(self._versions) >= MOST_VERSIONS:
+                return OTHER
+            self._versions.add((model, version))
+        return version
 
     def _count_tokens(self, call: Call, model: str) -> None:
         usage = call.usage

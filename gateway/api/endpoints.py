@@ -22,6 +22,7 @@ from gateway.api import (
     rerank,
     tokenization,
     usage,
+    versions,
 )
 from gateway.api.address import client_address
 from gateway.api.admin_cache import CacheList, CachePurged
@@ -45,6 +46,7 @@ from gateway.api.schema import (
     Tokenized,
 )
 from gateway.api.usage import UsageList
+from gateway.api.versions import VersionList
 from gateway.core.limit import TimeLimit
 from gateway.errors import InvalidRequest, ShuttingDown
 from python_backends.preprocessing.schema import ChatRequest, CompletionRequest, EmbeddingRequest
@@ -184,6 +186,7 @@ def _backend_endpoints() -> list[Endpoint]:
         Endpoint("DELETE", one, backends.remove, "Remove a backend", admin, gives=BackendRemoved),
         Endpoint("POST", f"{one}/drain", backends.drain, "Send a backend nothing new", admin, gives=BackendObject),
         Endpoint("POST", f"{one}/undrain", backends.undrain, "Use a backend again", admin, gives=BackendObject),
+        Endpoint("GET", "/admin/v1/versions", versions.index, "List the models' versions", admin, gives=VersionList),
     ]  # fmt: skip
 
 

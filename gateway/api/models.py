@@ -6,17 +6,21 @@ from gateway.api.keys import CALL, MODELS
 from gateway.api.responses import json_response
 from gateway.api.schema import ModelList, ModelObject
 from gateway.core.call import Model
+from gateway.routing.models import Models
 
 
 async def index(request: web.Request) -> web.StreamResponse:
     call = request[CALL]
-    return json_response(call, ModelList("list", [_object(model) for model in request.app[MODELS].allowed(call)]))
+    models = request.app[MODELS]
+    return json_response(call, ModelList("list", [_object(models, model) for model in models.allowed(call)]))
 
 
 async def show(request: web.Request) -> web.StreamResponse:
     call = request[CALL]
-    return json_response(call, _object(request.app[MODELS].find(call, request.match_info["model"])))
+    models = request.app[MODELS]
+    return json_response(call, _object(models, models.find(call, request.match_info["model"])))
 
 
-def _object(model: Model) -> ModelObject:
-    return ModelObject(model.name, "model", model.created, "trireme", model.max_model_len)
+def _object(models: Models, model: Model) -> ModelObject:
+    versions = list(models.versions(model))
+    return ModelObject(model.name, "model", model.created, "trireme", model.max_model_len, versions)

@@ -147,11 +147,14 @@ class RerankList(msgspec.Struct):
 
 
 class ModelObject(msgspec.Struct):
+    """`versions`: those that can be asked for as `id@version`."""
+
     id: str
     object: Literal["model"]
     created: int
     owned_by: str
     max_model_len: int
+    versions: list[str] = []
 
 
 class ModelList(msgspec.Struct):

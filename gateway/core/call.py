@@ -126,10 +126,11 @@ class Call:
     `stages`: milliseconds of each stage that has ended. `headers`: what stages add to the response. `session`: calls
     of the same one should share a backend. `user`: of the tenant's, as the client names them. `asked_version`: the only
     one of the model that may answer, None for any; `model_version`: the one that did. `prompt_ids`: of the first
-    prompt. `backend`: who answered. `arm`: of the model, the one that got it first. `experiment`, `unit`: where the
-    call counts, and for whom (a hash). `retries`: attempts that failed and were made again. `price`: of what was used,
-    in 10⁻⁹ of the currency. `mirrored`: of a copy, what it was compared with. `planned`: what is known of its text;
-    `plan_failed`: it was asked in vain. `routed`: how a router chose the model. `freshness`: what the client says of
+    prompt. `backend`: who answered. `arm`: of the model, the one that got it first, if it asked for no version.
+    `experiment`, `unit`: where the call counts, and for whom (a hash). `retries`: attempts that failed and were made
+    again. `price`: of what was used, in 10⁻⁹ of the currency. `mirrored`: of a copy, what it was compared with.
+    `planned`: what is known of its text; `plan_failed`: it was asked in vain. `routed`: how a router chose the model.
+    `freshness`: what the client says of
     answers from before. `cache`: what came of that. `spared`: what the answer would have used if it had not been there
     already; `spared_price`: what that would have cost. `answers_checked`: how those ended that must match a grammar.
 

@@ -110,10 +110,12 @@ class Router:
         when it dies in the meantime.
         """
         member, arm = self._choose(call, tried)
-        call.backend, call.arm = member.spec.id, call.arm or arm.name
+        call.backend = member.spec.id
+        if call.asked_version is None:
+            call.arm = call.arm or arm.name
         if call.caller is not None and "admin" in call.caller.scopes:
             call.headers["x-backend"] = member.spec.id
-        version = version_at(member.served, arm)
+        version = call.model_version = version_at(member.served, arm)
         running = (_model_of(call), version)
         self._running[running] += 1
         try:
@@ -154,6 +156,20 @@ class Router:
         route = self._table.routes.get(model)
         arms = () if route is None else route.arms
         return in_order(version for arm in arms for version in self._versions_at(model, arm))
+
+    def having(self, model: str, version: str) -> dict[Arm, list[str]]:
+        """The arms that this version answers, each with the backends that have it."""
+        route = self._table.routes.get(model)
+        found = {}
+        for arm in route.arms if route is not None else ():
+            pool = self._table.pools[model, arm.group]
+            able = [one for one in pool if serves(one.served, arm) and version_at(one.served, arm) == version]
+            if able:
+                found[arm] = [member.spec.id for member in able]
+        return found
+
+    def route_of(self, model: str) -> ModelRoute | None:
+        return self._table.routes.get(model)
 
     def running(self, model: str, version: str) -> int:
         """Requests of this gateway."""

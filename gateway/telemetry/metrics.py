@@ -45,6 +45,12 @@ class Metrics:
             ("model", "outcome"),
             registry=registry,
         )
+        self.version_requests = Counter(
+            "trireme_version_requests",
+            "Requests that ended, by the version that answered, or was to.",
+            ("model", "version", "outcome"),
+            registry=registry,
+        )
         self.first_token = Histogram(
             "trireme_time_to_first_token_seconds",
             "Arrival to first token.",

@@ -120,8 +120,7 @@ def _decode(call: Call, data: bytes, backend: Backend) -> Delta:
         reason = _FINISH.decode(delta.choice).finish_reason
     except msgspec.DecodeError as error:
         raise BackendFailed(f"backend {backend.name} sent an event that makes no sense") from error
-    if call.model_version is None:
-        call.model_version = event.model_version
+    call.model_version = event.model_version or call.model_version
     if reason in ("abort", "error"):
         raise BackendFailed(f"the engine ended the answer early ({reason})", code=f"engine_{reason}")
     return delta

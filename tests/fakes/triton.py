@@ -150,7 +150,9 @@ class FakeTriton:
                 return web.Response(body=error, status=400)
             if not response.prepared:
                 await response.prepare(request)
-            await response.write(error if position == script.fail_at else event)
+            version = f'"model_version": "{request.match_info.get("version", "1")}"'.encode()
+            told = event.replace(b'"model_version": "1"', version)
+            await response.write(error if position == script.fail_at else told)
             if position == script.fail_at:
                 break
         await response.write_eof()

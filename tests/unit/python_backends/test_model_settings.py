@@ -51,3 +51,20 @@ def test_the_shipped_model_preempts() -> None:
     assert settings.preemption
     assert settings.arguments["scheduling_policy"] == "priority"
     assert settings.arguments["enable_prefix_caching"]
+
+
+def test_what_is_a_versions_own_overrides_the_environment(repository: Path) -> None:
+    own = {"model": "/models/two", "max_model_len": 32}
+    everybodys = {"TRIREME_ENGINE_ARGS": '{"max_model_len": 48, "max_num_seqs": 4}'}
+    settings = read(repository, {"overrides": own}, **everybodys)
+    assert (settings.model_dir, settings.max_model_len) == (Path("/models/two"), 32)
+    assert settings.arguments == {"model": "/models/two", "max_model_len": 32, "max_num_seqs": 4}
+    without = read(repository, {}, **everybodys)
+    assert (without.model_dir, without.max_model_len) == (Path("/models/one"), 48)
+
+
+def test_each_version_reads_its_own_file(repository: Path) -> None:
+    (repository / "vllm" / "2").mkdir()
+    (repository / "vllm" / "2" / "engine.json").write_text('{"args": {"max_model_len": 16}}')
+    read(repository, {})
+    assert generation_settings(repository, "2", {"TRIREME_MODEL_DIR": "/models/one"}).max_model_len == 16
