@@ -12,6 +12,7 @@ COPY gateway gateway
 COPY control_plane control_plane
 # Of the model code only what both sides share (docs/adr/0003-shared-preprocessing.md).
 COPY python_backends/__init__.py python_backends/messages.py python_backends/
+COPY python_backends/adapters python_backends/adapters
 COPY python_backends/grammar python_backends/grammar
 COPY python_backends/preprocessing python_backends/preprocessing
 # The command `trireme` belongs to the embedded stack, which is not here.

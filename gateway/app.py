@@ -24,11 +24,13 @@ from gateway.accounting.prices import Prices
 from gateway.accounting.spool import Spool, default_directory
 from gateway.accounting.stream import LedgerStream
 from gateway.accounting.usage import UsageReader
+from gateway.adapter_parts import make_keeper, read_adapters
 from gateway.admission.gate import Gate
 from gateway.admission.meeting import ValkeyCounters
 from gateway.admission.sharing import Sharing
 from gateway.api.endpoints import add_endpoints, endpoints
 from gateway.api.keys import (
+    ADAPTERS,
     AUTHENTICATOR,
     CACHE,
     CURRENCY,
@@ -377,6 +379,8 @@ async def _watch(app: web.Application) -> AsyncIterator[None]:
     sharing = Sharing(app[GATE].scheduler, ValkeyCounters(app[VALKEY]), app[SETTINGS].admission.sharing_interval_s)
     app[TASKS].keep("share what was served", sharing.run)
     app[TASKS].keep("follow the routing document", app[DIRECTORY].follow)
+    app[ADAPTERS] = read_adapters(app[SETTINGS], app[REDIS], app[MODELS], app[METRICS])
+    make_keeper(app[SETTINGS], app[ADAPTERS], app[ROUTER], app[CLIENT], app[METRICS]).watch(app[TASKS])
     if app[SETTINGS].routing.dns_name is not None:
         app[TASKS].keep("discover backends", app[DIRECTORY].discover)
     yield
@@ -384,7 +388,7 @@ async def _watch(app: web.Application) -> AsyncIterator[None]:
 
 def _routing(app: web.Application) -> tuple[Router, Directory]:
     settings, meters = app[SETTINGS], Meters(app[METRICS])
-    names = ["chat"] if settings.models.embedding_model_name is None else ["chat", "embed"]
+    names = ["chat", "embed"] if settings.models.embedding else ["chat"]
     routing = settings.routing
     probe = TritonProbe(app[CLIENT], names, routing.probe_timeout_s, routing.generation_timeout_s)
     models = app[MODELS]

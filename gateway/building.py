@@ -59,7 +59,7 @@ def build_chooser(settings: Settings, metrics: Metrics, known: Known, plans: Pla
         plans,
         lengths,
         model_of=known.models.plain,
-        cost_of=lambda model: known.prices.price(model, _PROMPT, _ANSWER, 0) / NANO,
+        cost_of=lambda model: known.prices.price(known.models.plain(model), _PROMPT, _ANSWER, 0) / NANO,
         saturation_of=known.router.saturation_of,
         paces=known.paces,
         choices=metrics.choices,

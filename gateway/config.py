@@ -18,6 +18,7 @@ import msgspec
 import yaml
 
 from gateway.accounting.settings import AccountingSettings
+from gateway.adapters.settings import AdapterSettings
 from gateway.admission.settings import AdmissionSettings
 from gateway.auth.oidc import OidcSettings
 from gateway.auth.settings import AuthSettings
@@ -104,6 +105,7 @@ class Settings:
     choosing: ChoosingSettings
     mirroring: MirrorSettings
     triton: TritonSettings
+    adapters: AdapterSettings
     accounting: AccountingSettings
     log: LogSettings
     traces: TraceSettings

@@ -33,6 +33,8 @@
     │   ├── GrammarUnavailable     503                         grammar_unavailable
     │   ├── BackendUnavailable     503                         backend_unavailable
     │   ├── PlanSkipped            503                         plan_skipped              never seen outside
+    │   ├── AdapterUnavailable     503                         adapter_unavailable       not the backend's fault
+    │   ├── AdaptersUnavailable    503                         adapters_unavailable      of the admin API
     │   ├── Shed                   503                         shed
     │   └── ShuttingDown           503                         shutting_down
     ├── BackendTimeout             504  server_error           backend_timeout           retryable
@@ -256,6 +258,18 @@ class PlanSkipped(Unavailable):
     """How hard a text is was not asked. Requests go on without."""
 
     code = "plan_skipped"
+
+
+class AdapterUnavailable(Unavailable):
+    """This adapter is missing or damaged there; whoever asks for anything else is served."""
+
+    code = "adapter_unavailable"
+
+
+class AdaptersUnavailable(Unavailable):
+    """The registry cannot be reached; adapters that this gateway knows go on."""
+
+    code = "adapters_unavailable"
 
 
 class Shed(Unavailable):

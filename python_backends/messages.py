@@ -61,11 +61,10 @@ class Constraint(_Wire, frozen=True):
 
 
 class Adapter(_Wire, frozen=True):
-    """A LoRA adapter: `path` is a directory that the engine can read, `id` its number in the engine (> 0)."""
+    """A LoRA adapter: `path` is its directory below the adapters' root. `checksum`: what must lie there, if known."""
 
-    name: str
-    id: int
     path: str
+    checksum: str | None = None
 
 
 class Calling(_Wire, frozen=True):
@@ -171,10 +170,15 @@ class Judgement(_Wire, frozen=True):
 
 
 class Control(_Wire, frozen=True):
-    """A request to the engine itself instead of a generation: the `plan` tensor holds this, `input_ids` is absent."""
+    """A request to the engine itself instead of a generation: the `plan` tensor holds this, `input_ids` is absent.
 
-    control: Literal["abort", "stats"]
+    `ids`: of requests to abort. `adapter`: the one to load or to pin; one to unload or to unpin goes by its `checksum`.
+    """
+
+    control: Literal["abort", "stats", "adapters", "load", "unload", "pin", "unpin"]
     ids: list[str] = []
+    adapter: Adapter | None = None
+    checksum: str | None = None
 
 
 class TopLogprob(_Wire, frozen=True):

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from trireme import (
+    cli_adapters,
     cli_arms,
     cli_backends,
     cli_cache,
@@ -37,6 +38,7 @@ app = typer.Typer(
 app.add_typer(cli_keys.app, name="keys")
 app.add_typer(cli_backends.app, name="backends")
 app.add_typer(cli_cache.app, name="cache")
+app.add_typer(cli_adapters.app, name="adapters")
 app.add_typer(cli_tenants.app, name="tenants")
 app.add_typer(cli_rollouts.app, name="rollouts")
 app.add_typer(cli_experiments.app, name="experiments")

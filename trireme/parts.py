@@ -21,6 +21,7 @@ from trireme.repository import assemble_repository
 from trireme.settings import LOOPBACK, ROOT, Settings
 from trireme.supervisor import ChildSpec
 from trireme.triton import (
+    adapter_environment,
     assemble_backends,
     inherited_environment,
     temporary_directory,
@@ -137,6 +138,7 @@ def gateway_environment(settings: Settings) -> dict[str, str]:
         "TRIREME_EMBEDDING_MODEL_DIR": str(settings.embedding_model.path),
         "TRIREME_EMBEDDING_MODELS": json.dumps(_further_embedding_models(settings)),
         "TRIREME_MAX_MODEL_LEN": str(settings.max_model_len),
+        **adapter_environment(settings),
         "TRIREME_SPOOL_DIR": str(settings.state_dir / "spool"),
         "TRIREME_LOG_LEVEL": settings.log_level,
     }

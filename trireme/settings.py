@@ -49,6 +49,11 @@ ENVIRONMENT: Mapping[str, tuple[tuple[str, ...], Callable[[str], Any]]] = {
     "TRIREME_ENGINE_ARGS": (("engine_args",), json.loads),
     "TRIREME_EMBEDDING_ARGS": (("embedding_args",), json.loads),
     "TRIREME_KV_CACHE_GIB": (("kv_cache_gib",), int),
+    "TRIREME_ADAPTERS_DIR": (("adapters", "dir"), str),
+    "TRIREME_MAX_LORAS": (("adapters", "max_loras"), int),
+    "TRIREME_MAX_CPU_LORAS": (("adapters", "max_cpu_loras"), int),
+    "TRIREME_MAX_LORA_RANK": (("adapters", "max_rank"), int),
+    "TRIREME_MAX_ADAPTER_BYTES": (("adapters", "max_bytes"), int),
     "TRIREME_MODEL_REPOSITORY": (("model_repository",), str),
     "TRIREME_TRITON_MODELS": (("triton_models",), lambda text: [name.strip() for name in text.split(",")]),
 }
@@ -64,6 +69,17 @@ class Ports:
     triton_metrics: int = 8002
     valkey: int = 6379
     control: int = 8090
+
+
+@dataclass(frozen=True)
+class Adapters:
+    """LoRA adapters: where they lie, how many run at the same time and are in memory, how large they may be."""
+
+    dir: Path
+    max_loras: int
+    max_cpu_loras: int
+    max_rank: int
+    max_bytes: int
 
 
 @dataclass(frozen=True)
@@ -92,6 +108,7 @@ class Settings:
     engine_args: Mapping[str, Any]
     embedding_args: Mapping[str, Any]
     kv_cache_gib: int
+    adapters: Adapters
     model_repository: Path
     triton_models: tuple[str, ...]
     gateway: Mapping[str, Any]
@@ -200,6 +217,7 @@ def check_values(values: Mapping[str, Any]) -> list[str]:
         *_check_model("model", values["model"]),
         *_check_model("embedding_model", values["embedding_model"]),
         *_check_engine(values),
+        *_check_adapters(values["adapters"]),
     ]
 
 
@@ -253,6 +271,23 @@ def _check_engine(values: Mapping[str, Any]) -> list[str]:
     return problems
 
 
+def _check_adapters(adapters: object) -> list[str]:
+    if not isinstance(adapters, dict):
+        return [f"adapters: {adapters!r} is not a mapping."]
+    names = [field.name for field in fields(Adapters)]
+    problems = [f"adapters.{name}: there is no such setting." for name in adapters if name not in names]
+    directory = adapters.get("dir")
+    if directory is not None and not (isinstance(directory, str) and directory):
+        problems.append(f"adapters.dir: {directory!r} is not a path.")
+    for name in names[1:]:
+        number = adapters.get(name)
+        if not _is_int(number) or number < (name != "max_loras"):
+            problems.append(f"adapters.{name}: {number!r} is not a whole number.")
+    if not problems and adapters["max_cpu_loras"] < adapters["max_loras"]:
+        problems.append("adapters.max_cpu_loras: is less than max_loras, which must all be in memory.")
+    return problems
+
+
 def _is_int(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
@@ -278,10 +313,15 @@ def _build(values: Mapping[str, Any]) -> Settings:
         engine_args=values["engine_args"],
         embedding_args=values["embedding_args"],
         kv_cache_gib=values["kv_cache_gib"],
+        adapters=_adapters(values["adapters"], state_dir),
         model_repository=_absolute(values["model_repository"]),
         triton_models=tuple(values["triton_models"]),
         gateway=values["gateway"],
     )
+
+
+def _adapters(values: Mapping[str, Any], state_dir: Path) -> Adapters:
+    return Adapters(**{**values, "dir": _absolute(values["dir"]) if values["dir"] else state_dir / "adapters"})
 
 
 def _model(value: str, models_dir: Path) -> Model:

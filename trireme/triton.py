@@ -113,7 +113,21 @@ def triton_environment(settings: Settings) -> dict[str, str]:
         "TRIREME_ENGINE_ARGS": json.dumps(dict(settings.engine_args)),
         "TRIREME_EMBEDDING_ARGS": json.dumps(dict(settings.embedding_args)),
         "TRIREME_LOG_LEVEL": settings.log_level,
+        "TRIREME_MAX_LORAS": str(settings.adapters.max_loras),
+        "TRIREME_MAX_CPU_LORAS": str(settings.adapters.max_cpu_loras),
+        **adapter_environment(settings),
         **_engine_environment(settings),
+    }
+
+
+def adapter_environment(settings: Settings) -> dict[str, str]:
+    """What gateway and engines must agree on. Makes the directory."""
+    adapters = settings.adapters
+    adapters.dir.mkdir(parents=True, exist_ok=True)
+    return {
+        "TRIREME_ADAPTERS_DIR": str(adapters.dir),
+        "TRIREME_MAX_LORA_RANK": str(adapters.max_rank),
+        "TRIREME_MAX_ADAPTER_BYTES": str(adapters.max_bytes),
     }
 
 

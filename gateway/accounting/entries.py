@@ -41,6 +41,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     code: str | None = None
     model: str | None = None
     model_version: str | None = None
+    adapter_revision: str | None = None
     backend: str | None = None
     arm: str | None = None
     experiment: str | None = None
@@ -98,6 +99,7 @@ def entry_of(call: Call, outcome: Outcome, seconds: float) -> Entry | None:
         code=outcome.code,
         model=call.model.name if call.model else None,
         model_version=call.model_version,
+        adapter_revision=call.model.adapter.revision if call.model and call.model.adapter else None,
         backend=call.backend,
         arm=call.arm,
         experiment=call.experiment,

@@ -34,6 +34,7 @@ def _line(call: Call, outcome: Outcome, seconds: float) -> dict[str, Any]:
         usage = call.usage
         line["tokens"] = {"prompt": usage.prompt, "cached": usage.cached, "completion": usage.completion}
         line["price"] = call.price / 1e9
+    line |= _adapter(call)
     if call.priority_class:
         line |= {"priority": call.priority_class, "queue_position": call.queue_position}
     if call.answers_checked:
@@ -48,3 +49,8 @@ def _line(call: Call, outcome: Outcome, seconds: float) -> dict[str, Any]:
         line["mirror"] = call.mirrored.mirror
     line["stages_ms"] = {stage: round(milliseconds, 3) for stage, milliseconds in call.stages.items()}
     return line
+
+
+def _adapter(call: Call) -> dict[str, str]:
+    adapter = call.model.adapter if call.model else None
+    return {} if adapter is None else {"adapter_revision": adapter.revision}

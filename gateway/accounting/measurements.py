@@ -21,6 +21,7 @@ class Measurements:
         self._tokens = cache(metrics.tokens.labels)
         self._saved_tokens = cache(metrics.cache_saved_tokens.labels)
         self._saved_price = cache(metrics.cache_saved_price.labels)
+        self._adapters = cache(metrics.adapter_requests.labels)
         self._first_token = cache(metrics.first_token.labels)
         self._per_token = cache(metrics.per_token.labels)
         self._version_requests = cache(metrics.version_requests.labels)
@@ -36,6 +37,8 @@ class Measurements:
             return
         if call.model_version is not None:
             self._version_requests(model, self._bounded(model, call.model_version), outcome.name).inc()
+        if call.model.adapter is not None:
+            self._adapters(call.model.adapter.name, call.model.adapter.revision, outcome.name).inc()
         if outcome.name == "ok":
             self._seconds(call.route, model).observe(seconds)
         self._count_tokens(call, model)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from gateway.accounting.settings import AccountingSettings, ModelPrice
-from gateway.core.call import Call, Usage
+from gateway.core.call import Call, Model, Usage
 
 NANO = 1_000_000_000
 # A price per million tokens, in units of one token: 10⁻¹² of the currency, so that 0.000001 per million is exact.
@@ -35,9 +35,9 @@ class Prices:
         self._usual = _Rates.of(usual)
         self._rates = {model: _Rates.of(price) for model, price in (settings.model_prices or {}).items()}
 
-    def price(self, model: str, prompt: int, completion: int, cached: int) -> int:
-        """10⁻⁹ of the currency."""
-        rates = self._rates.get(model, self._usual)
+    def price(self, model: Model, prompt: int, completion: int, cached: int) -> int:
+        """10⁻⁹ of the currency. An adapter without a price of its own has its base's."""
+        rates = self._rates.get(model.name) or self._rates.get(model.base, self._usual)
         pico = (prompt - cached) * rates.prompt + cached * rates.cached + completion * rates.completion
         return (pico + _PICO_PER_NANO // 2) // _PICO_PER_NANO
 
@@ -52,4 +52,4 @@ class Prices:
     def _of(self, call: Call, usage: Usage) -> int:
         if call.model is None:
             return 0
-        return self.price(call.model.name, usage.prompt, usage.completion, usage.cached)
+        return self.price(call.model, usage.prompt, usage.completion, usage.cached)

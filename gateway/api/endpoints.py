@@ -8,6 +8,7 @@ from aiohttp import web
 
 from gateway.admission.state import AdmissionState
 from gateway.api import (
+    adapters,
     admin_cache,
     admin_keys,
     admin_tenants,
@@ -24,6 +25,7 @@ from gateway.api import (
     usage,
     versions,
 )
+from gateway.api.adapters import AdapterAdd, AdapterChange, AdapterList, AdapterObject, AdapterPromote, AdapterRemoved
 from gateway.api.address import client_address
 from gateway.api.admin_cache import CacheList, CachePurged
 from gateway.api.admin_keys import KeyChange, KeyCreate, KeyList, KeyObject, KeyRotate
@@ -115,6 +117,7 @@ def endpoints(*, metrics_key: bool) -> list[Endpoint]:
         ),
         *_admin_endpoints(),
         *_backend_endpoints(),
+        *_adapter_endpoints(),
         Endpoint("GET", "/health/live", operations.live, "Does the process run?", None, gives=Liveness, work=False),
         Endpoint("GET", "/health/ready", operations.ready, "Can it serve?", None, gives=Readiness, work=False),
         Endpoint(
@@ -187,6 +190,31 @@ def _backend_endpoints() -> list[Endpoint]:
         Endpoint("POST", f"{one}/drain", backends.drain, "Send a backend nothing new", admin, gives=BackendObject),
         Endpoint("POST", f"{one}/undrain", backends.undrain, "Use a backend again", admin, gives=BackendObject),
         Endpoint("GET", "/admin/v1/versions", versions.index, "List the models' versions", admin, gives=VersionList),
+    ]  # fmt: skip
+
+
+def _adapter_endpoints() -> list[Endpoint]:
+    admin = frozenset({"admin"})
+    every, one = "/admin/v1/adapters", "/admin/v1/adapters/{adapter}"
+    return [
+        Endpoint("GET", every, adapters.index, "List the adapters", admin, gives=AdapterList),
+        Endpoint(
+            "POST", every, adapters.add, "Add a revision of an adapter", admin,
+            takes=AdapterAdd, gives=AdapterObject, status=201,
+        ),
+        Endpoint("GET", one, adapters.show, "One adapter", admin, gives=AdapterObject),
+        Endpoint(
+            "PATCH", one, adapters.change, "Pin or limit an adapter", admin,
+            takes=AdapterChange, gives=AdapterObject,
+        ),
+        Endpoint(
+            "DELETE", one, adapters.remove, "Remove an adapter, or a revision", admin,
+            gives=AdapterRemoved, query=("revision",),
+        ),
+        Endpoint(
+            "POST", f"{one}/promote", adapters.promote, "Let the name mean another revision", admin,
+            takes=AdapterPromote, gives=AdapterObject,
+        ),
     ]  # fmt: skip
 
 

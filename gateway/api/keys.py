@@ -9,6 +9,7 @@ from gateway.accounting.feedback import Feedback
 from gateway.accounting.ledger import Ledger
 from gateway.accounting.stream import LedgerStream
 from gateway.accounting.usage import UsageReader
+from gateway.adapters.adapters import Adapters
 from gateway.admission.gate import Gate
 from gateway.auth.authenticator import Authenticator
 from gateway.auth.store import KeyStore
@@ -60,6 +61,7 @@ TENANT_STORE = web.AppKey("TENANT_STORE", TenantStore)
 GATE = web.AppKey("GATE", Gate)
 LIMITER = web.AppKey("LIMITER", Limiter)
 ROUTER = web.AppKey("ROUTER", Router)
+ADAPTERS = web.AppKey("ADAPTERS", Adapters)
 DIRECTORY = web.AppKey("DIRECTORY", Directory)
 CACHE = web.AppKey("CACHE", Cache)
 IDEMPOTENCY = web.AppKey("IDEMPOTENCY", Idempotency)

@@ -22,5 +22,14 @@ async def show(request: web.Request) -> web.StreamResponse:
 
 
 def _object(models: Models, model: Model) -> ModelObject:
-    versions = list(models.versions(model))
-    return ModelObject(model.name, "model", model.created, "trireme", model.max_model_len, versions)
+    adapter = model.adapter
+    return ModelObject(
+        id=model.name,
+        object="model",
+        created=model.created,
+        owned_by="trireme",
+        max_model_len=model.max_model_len,
+        root=model.name if adapter is None else adapter.path,
+        parent=None if adapter is None else adapter.base,
+        versions=list(models.versions(model)),
+    )

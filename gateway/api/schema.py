@@ -147,13 +147,18 @@ class RerankList(msgspec.Struct):
 
 
 class ModelObject(msgspec.Struct):
-    """`versions`: those that can be asked for as `id@version`."""
+    """`versions`: those that can be asked for as `id@version`.
+
+    `parent`: the model that this adapter belongs to, null for a model of its own; `root`: where it lies.
+    """
 
     id: str
     object: Literal["model"]
     created: int
     owned_by: str
     max_model_len: int
+    root: str
+    parent: str | None
     versions: list[str] = []
 
 

@@ -50,6 +50,17 @@ _FEW_WAITING: Final = 5
 _OVERLOAD: Final = 4
 
 
+class Shelf(msgspec.Struct, frozen=True):
+    """Adapters in an engine's memory, by their checksums. `places`: how many fit, 0: it serves none."""
+
+    places: int = 0
+    loaded: frozenset[str] = frozenset()
+    pinned: frozenset[str] = frozenset()
+
+
+_NO_ADAPTERS: Final = Shelf()
+
+
 class EngineLoad(msgspec.Struct, frozen=True):
     """What an engine says of itself. `kv_tokens`: what its cache holds, `kv_usage`: the share of it that is in use."""
 
@@ -57,6 +68,7 @@ class EngineLoad(msgspec.Struct, frozen=True):
     waiting: int = 0
     kv_usage: float = 0.0
     kv_tokens: int = 0
+    shelf: Shelf = _NO_ADAPTERS
 
     @property
     def saturation(self) -> float:

@@ -8,20 +8,21 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from gateway.core.call import Call
+from gateway.core.call import Call, Model
+from gateway.core.identity import NO_LIMITS
 from gateway.errors import LimitsUnavailable, Overloaded, QueueTimeout, Unavailable
 from gateway.limits.answers import error_of, headers_of
 from gateway.limits.local import Local
 from gateway.limits.settings import LimitSettings
 from gateway.limits.shared import Shared
-from gateway.limits.terms import Ask, Settlement, Verdict, scopes_of
+from gateway.limits.terms import Ask, Settlement, Verdict, scopes_of, scopes_of_model
 from gateway.telemetry.metrics import Metrics
 from gateway.valkey.connection import Valkey, ValkeyAway
 from gateway.valkey.outbox import Outbox
 
 log = logging.getLogger(__name__)
 
-Price = Callable[[str, int, int, int], int]
+Price = Callable[[Model, int, int, int], int]
 Learn = Callable[[str, str, int], None]
 RETRY_S: Final = 1.0
 # With these we said no before the engine began: then the call is no request either.
@@ -39,7 +40,7 @@ class _Held:
 class Limiter:
     """Calls without limits pass at once.
 
-    `price`: model, prompt, completion and cached tokens → 10⁻⁹ of the currency. `learn`: told tenant, model
+    `price`: of the model, prompt, completion and cached tokens → 10⁻⁹ of the currency. `learn`: told tenant, model
     and tokens of an answer for every call that was answered. `clock`: Unix seconds, asked only while Valkey is away.
     """
 
@@ -109,11 +110,14 @@ class Limiter:
         return _Held(ask, local)
 
     def _ask(self, call: Call) -> Ask | None:
-        scopes = scopes_of(call.caller) if call.caller else ()
-        if not scopes or call.caller is None:
+        if call.caller is None or call.model is None:
             return None
-        model = call.model.name if call.model else ""
-        price = self._price(model, call.prompt_cost, call.cost - call.prompt_cost, 0)
+        scopes = scopes_of(call.caller)
+        if call.model.limits is not NO_LIMITS:
+            scopes = (*scopes, *scopes_of_model(call.caller.tenant, call.model))
+        if not scopes:
+            return None
+        price = self._price(call.model, call.prompt_cost, call.cost - call.prompt_cost, 0)
         return Ask(call.uid, call.caller.tenant, scopes, call.cost, price)
 
     async def _decide(self, ask: Ask) -> tuple[Verdict | None, bool]:
@@ -139,11 +143,10 @@ class Limiter:
 
     def _settle(self, call: Call, held: _Held | None, *, refused: bool) -> None:
         """By the usage that the ledger writes down. Never waits: it also runs while a request is being cancelled."""
-        if held is None:
+        if held is None or call.model is None:
             return
         used = call.usage
-        model = call.model.name if call.model else ""
-        price = self._price(model, used.prompt, used.completion, used.cached)
+        price = self._price(call.model, used.prompt, used.completion, used.cached)
         done = Settlement(held.ask, used.prompt + used.completion, price, refund_request=refused)
         self._shared.settle(done)
         if held.local:

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Final, Literal
 
-from gateway.core.call import Caller
-from gateway.core.identity import Limits, Quotas
+from gateway.core.call import Caller, Model
+from gateway.core.identity import NO_QUOTAS, Limits, Quotas
 
 MINUTE_MS: Final = 60_000
 NANO: Final = 1_000_000_000
 KNOWN_CALLERS: Final = 10_000
 
-ScopeName = Literal["key", "tenant"]
+ScopeName = Literal["key", "tenant", "adapter"]
 Kind = Literal["exceeds", "quota", "rate", "concurrency"]
 Limit = Literal[
     "requests_per_minute",
@@ -133,6 +133,13 @@ def scopes_of(caller: Caller) -> tuple[Scope, ...]:
         _scope("tenant", f"{tenant}:tenant", caller.tenant_limits, caller.tenant_quotas),
     )
     return tuple(scope for scope in scopes if any(scope.numbers))
+
+
+@lru_cache(KNOWN_CALLERS)
+def scopes_of_model(tenant: str, model: Model) -> tuple[Scope, ...]:
+    """What one tenant may use of an adapter, beside all else that it may."""
+    scope = _scope("adapter", f"trireme:{{t:{tenant}}}:limits:adapter:{model.name}", model.limits, NO_QUOTAS)
+    return (scope,) if any(scope.numbers) else ()
 
 
 def _scope(name: ScopeName, prefix: str, limits: Limits, quotas: Quotas) -> Scope:

@@ -11,7 +11,7 @@ from prometheus_client import Counter
 
 from gateway.core.call import Call
 from gateway.core.job import Backend
-from gateway.errors import GatewayError
+from gateway.errors import AdapterUnavailable, GatewayError
 from gateway.routing.member import FAULTS
 from gateway.routing.settings import RoutingSettings
 
@@ -78,7 +78,7 @@ class Attempts:
                 async with self._leasing.lease(call, failed) as backend:
                     call.mark("routing")
                     await work(backend)
-            except FAULTS as error:
+            except (*FAULTS, AdapterUnavailable) as error:
                 if backend is not None:
                     failed[backend.name] = error
                 first = next(iter(failed.values()), error)

@@ -10,7 +10,15 @@ from typing import Final, Literal, Protocol
 from gateway.core.call import Call, served_by
 from gateway.core.job import Backend, Condition, EngineLoad
 from gateway.core.snapshot import BackendSpec
-from gateway.errors import BackendFailed, BackendLost, BackendTimeout, BackendUnavailable, GatewayError, InvalidRequest
+from gateway.errors import (
+    AdapterUnavailable,
+    BackendFailed,
+    BackendLost,
+    BackendTimeout,
+    BackendUnavailable,
+    GatewayError,
+    InvalidRequest,
+)
 from gateway.routing.ejection import Ejection
 from gateway.routing.health import Health
 from gateway.routing.meters import Meters
@@ -74,6 +82,15 @@ class Member:
     def alive(self) -> bool:
         """Probes are content, and it may get new calls."""
         return self.health.healthy and not self.spec.draining
+
+    @property
+    def serves_adapters(self) -> bool:
+        return self.load is not None and self.load.shelf.places > 0
+
+    @property
+    def backend(self) -> Backend:
+        """Its server, for requests that are no client's."""
+        return self._backend
 
     @property
     def in_flight(self) -> int:
@@ -145,7 +162,7 @@ class Member:
             outcome = "failed"
             self._blame(error)
             raise
-        except InvalidRequest:
+        except (InvalidRequest, AdapterUnavailable):
             outcome = "refused"
             raise
         finally:
@@ -241,6 +258,7 @@ class Member:
     def _heard(self, condition: Condition) -> None:
         self._answered_at = self._heard_at = self._clock()
         self.load, self.served = condition.load, condition.versions
+        self.candidate.adapters = frozenset() if condition.load is None else condition.load.shelf.loaded
         self._weigh()
 
     def _failed(self, error: GatewayError, *, was_healthy: bool) -> None:

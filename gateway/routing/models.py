@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol
 
 import msgspec
 
@@ -138,6 +138,19 @@ class ModelSettings:
         return found | {spec.name: spec.dir for spec in self.embedding_models or ()}
 
 
+class Adapters(Protocol):
+    """Models that are adapters of others."""
+
+    def __iter__(self) -> Iterator[Model]: ...
+
+    def find(self, name: str) -> Model | None: ...
+
+
+class _NoAdapters(list[Model]):
+    def find(self, name: str) -> Model | None:
+        return None
+
+
 class Models:
     """All models by name."""
 
@@ -145,8 +158,10 @@ class Models:
         self._models = {model.name: model for model in models}
         self._name_of: Callable[[str], str] = str
         self._versions_of: Callable[[str], Sequence[str]] = _none
+        self._adapters: Adapters = _NoAdapters()
 
     def __iter__(self) -> Iterator[Model]:
+        """Those that are no adapters."""
         return iter(self._models.values())
 
     def accept_aliases(self, name_of: Callable[[str], str]) -> None:
@@ -161,10 +176,18 @@ class Models:
         """Those that may be asked for, the oldest first."""
         return self._versions_of(model.name)
 
+    def accept_adapters(self, adapters: "Adapters") -> None:
+        """Beside the models. A model goes before an adapter of the same name."""
+        self._adapters = adapters
+
+    def taken(self, name: str) -> bool:
+        """Whether this is a model's name or an alias."""
+        return self._name_of(name) in self._models
+
     def allowed(self, call: Call) -> Iterator[Model]:
         """Those that the caller may use."""
-        caller = call.caller
-        return (model for model in self._models.values() if caller is None or _may_use(caller, model))
+        caller, models = call.caller, (*self._models.values(), *self._adapters)
+        return (model for model in models if caller is None or _may_use(caller, model))
 
     def plain(self, name: str) -> Model:
         """The model of this name, whoever asks. Raises KeyError."""
@@ -178,7 +201,7 @@ class Models:
                 param="model",
                 code="missing_required_parameter",
             )
-        model = self._models.get(self._name_of(name)) or self._by_version(call, name)
+        model = self._models.get(self._name_of(name)) or self._adapters.find(name) or self._by_version(call, name)
         if model is None:
             raise ModelNotFound(f"there is no model {name!r}; known models: {self._names(call)}", param="model")
         if call.caller is not None and not _may_use(call.caller, model):

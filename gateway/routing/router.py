@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gateway.core.call import Call, Serving
-from gateway.core.job import Backend
+from gateway.core.job import Backend, Shelf
 from gateway.core.snapshot import Arm, BackendSpec, Mirror, ModelRoute, RoutingSnapshot
 from gateway.errors import BackendUnavailable
 from gateway.routing.arms import arms_of, note_experiment, owner_of
@@ -218,6 +218,12 @@ class Router:
         found = self.spot(model)
         return None if found is None else found[1]
 
+    def shelves(self) -> Iterator[tuple[Backend, Shelf]]:
+        """Healthy backends that serve adapters, each with what its engine said of them last."""
+        for member in self:
+            if member.health.healthy and member.load is not None and member.load.shelf.places:
+                yield member.backend, member.load.shelf
+
     def name_of(self, model: str) -> str:
         """Of a model that may be called by an alias."""
         return self._table.aliases.get(model, model)
@@ -242,7 +248,7 @@ class Router:
         arms = self._arms_for(call, route) if route is not None else ()
         for arm in arms:
             pool = self._table.pools[model, arm.group]
-            found = self._available(pool, tried)
+            found = _able(call, self._available(pool, tried))
             # Rather one that is known to have this version; if none is, what becomes of it tells of the version.
             found = [member for member in found if serves(member.served, arm)] or found
             if found:
@@ -251,7 +257,8 @@ class Router:
                 if division is not None and arm is arms[0] and call.arm is None:
                     note_experiment(call, division)
                 return self._table.members[chosen.id], arm
-        reason = self.problem or f"none that serves {model!r} is healthy"
+        kind = "adapters of " if _adapter(call) is not None else ""
+        reason = self.problem or f"none that serves {kind}{model!r} is healthy"
         raise BackendUnavailable(f"no backend can take this request: {reason}", retry_after=1.0)
 
     def _arms_for(self, call: Call, route: ModelRoute) -> Sequence[Arm]:
@@ -287,16 +294,17 @@ class Router:
     def _shadows(self, call: Call, arm: Arm) -> list[Member]:
         """Healthy ones, without asking those that are left out whether they work again."""
         pool = self._table.pools.get((_model_of(call), arm.group), ())
-        return [member for member in pool if member.alive and member.ejection.closed]
+        return _able(call, [member for member in pool if member.alive and member.ejection.closed])
 
     def _ask(self, call: Call, model: str) -> Ask:
         settings, ids = self._settings, call.prompt_ids
         session = None if call.session is None else zlib.crc32(owner_of(call).encode())
+        adapter = _adapter(call)
         if not self._strategy.compares_prompts:
-            return Ask(call.cost, session)
+            return Ask(call.cost, session, adapter=adapter)
         block = settings.prefix_block_tokens
-        chain = chain_of(ids, block, settings.prefix_prompt_blocks, zlib.crc32(model.encode()))
-        return Ask(call.cost, session, chain, max(1, len(ids) // block))
+        chain = chain_of(ids, block, settings.prefix_prompt_blocks, zlib.crc32((adapter or model).encode()))
+        return Ask(call.cost, session, chain, max(1, len(ids) // block), adapter=adapter)
 
     def _judge(self, member: Member) -> None:
         """Leave it out for a while when it failed too often, unless too many others are out already."""
@@ -350,5 +358,16 @@ def _serving(model: str, group: str, members: Collection[Member]) -> Sequence[Me
     ]
 
 
+def _able(call: Call, members: list[Member]) -> list[Member]:
+    """Those that serve adapters, where it wants one."""
+    return members if _adapter(call) is None else [member for member in members if member.serves_adapters]
+
+
 def _model_of(call: Call) -> str:
-    return call.model.name if call.model is not None else ""
+    """The one whose backends serve it."""
+    return call.model.base if call.model is not None else ""
+
+
+def _adapter(call: Call) -> str | None:
+    """Checksum of the adapter that it wants."""
+    return call.model.adapter.checksum if call.model is not None and call.model.adapter is not None else None

@@ -1,5 +1,6 @@
 """How well backends suit a call. A score is a pure function: one number in [0, 1] for each candidate."""
 
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -13,7 +14,7 @@ class Candidate:
 
     `seed`: 32 bits, the same in all gateways. `tokens` are in flight; `unit` is the load that one of them makes: one
     over what runs there at the same time. `ramp`: in ]0, 1], below 1 after a recovery. `last`: number of the decision
-    that chose it last.
+    that chose it last. `adapters`: checksums of those in its engine's memory.
     """
 
     id: str
@@ -22,6 +23,7 @@ class Candidate:
     tokens: int = 0
     ramp: float = 1.0
     last: int = 0
+    adapters: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)
@@ -30,7 +32,7 @@ class Ask:
 
     `chain`: hashes of its prompt's blocks. `prompt`: length of the prompt in blocks, those not compared included.
     `held`: how many of its first blocks each backend is thought to have. `loads`: what each candidate's would be with
-    this call.
+    this call. `adapter`: checksum of the one it wants.
     """
 
     cost: int
@@ -39,6 +41,7 @@ class Ask:
     prompt: int = 0
     held: Mapping[str, int] = field(default_factory=dict)
     loads: Sequence[float] = ()
+    adapter: str | None = None
 
 
 class Field(list[Candidate]):
@@ -82,10 +85,20 @@ def session(ask: Ask, field: Field) -> Mapping[int, float]:
     return {int(ranks.argmax()): 1.0}
 
 
+def adapter(ask: Ask, field: Field) -> Mapping[int, float]:
+    """1 wherever it is loaded; while it is nowhere, for one backend, the same in all gateways, which will load it."""
+    if ask.adapter is None:
+        return {}
+    if loaded := {place: 1.0 for place, one in enumerate(field) if ask.adapter in one.adapters}:
+        return loaded
+    ranks = (field.seeds ^ np.uint32(zlib.crc32(ask.adapter.encode()))) * _ODD
+    return {int(ranks.argmax()): 1.0}
+
+
 # Of every candidate.
 SCORES: Final[Mapping[str, Score]] = {"load": load}
 # Of those, by their place, that are not 0. Affinities give way on a backend with more than its share.
-AFFINITIES: Final[Mapping[str, Affinity]] = {"prefix": prefix, "session": session}
+AFFINITIES: Final[Mapping[str, Affinity]] = {"prefix": prefix, "session": session, "adapter": adapter}
 SCORERS: Final = (*SCORES, *AFFINITIES)
 
 

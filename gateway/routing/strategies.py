@@ -122,7 +122,7 @@ class StrategySettings(Protocol):
     def prefix_blocks(self) -> int: ...
 
 
-DEFAULT_WEIGHTS: Final = {"load": 1.0, "prefix": 1.0, "session": 0.25}
+DEFAULT_WEIGHTS: Final = {"load": 1.0, "prefix": 1.0, "session": 0.25, "adapter": 1.0}
 
 
 def _least_tokens(settings: StrategySettings) -> Strategy:

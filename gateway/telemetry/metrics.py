@@ -180,6 +180,7 @@ class Metrics:
         self.running_tokens = Gauge("trireme_admission_running_tokens", "Tokens held by them.", registry=registry)
         self._admission(registry)
         self._routing(registry)
+        self._adapters(registry)
         self.keys_synced = Gauge(
             "trireme_keys_synced", "1: revocations arrive, 0: serving from the last snapshot.", registry=registry
         )
@@ -226,6 +227,21 @@ class Metrics:
 
         self.mirrored = Counter(
             "trireme_mirror", "Copies of requests, and what became of them.", ("model", "outcome"), registry=registry
+        )
+
+    def _adapters(self, registry: CollectorRegistry) -> None:
+        self.adapters = Gauge("trireme_adapters", "Adapters that are registered.", registry=registry)
+        self.adapters_refused = Counter(
+            "trireme_adapters_refused", "Registries of adapters that made no sense.", registry=registry
+        )
+        self.adapter_requests = Counter(
+            "trireme_adapter_requests",
+            "Requests for adapters that ended.",
+            ("adapter", "revision", "outcome"),
+            registry=registry,
+        )
+        self.adapter_orders = Counter(
+            "trireme_adapter_orders", "What engines were told of adapters.", ("action", "outcome"), registry=registry
         )
 
     def _admission(self, registry: CollectorRegistry) -> None:

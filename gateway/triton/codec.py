@@ -28,6 +28,8 @@ class StreamRequest(msgspec.Struct, omit_defaults=True):
     deadline_ms: int
     priority: int
     traceparent: str | None = None
+    adapter: str | None = None
+    adapter_checksum: str | None = None
 
 
 class StreamEvent(msgspec.Struct):
@@ -39,6 +41,7 @@ class StreamEvent(msgspec.Struct):
 
 
 def stream_request(call: Call, job: GenerationJob, prompt: Prompt, engine_id: str) -> bytes:
+    adapter = call.model.adapter if call.model is not None else None
     return _ENCODER.encode(
         StreamRequest(
             id=engine_id,
@@ -47,6 +50,8 @@ def stream_request(call: Call, job: GenerationJob, prompt: Prompt, engine_id: st
             deadline_ms=int(call.limit.remaining * 1000) + ENGINE_GRACE_MS,
             priority=call.priority,
             traceparent=call.context,
+            adapter=None if adapter is None else adapter.path,
+            adapter_checksum=None if adapter is None else adapter.checksum,
         )
     )
 

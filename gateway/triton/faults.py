@@ -8,7 +8,15 @@ import aiohttp
 import msgspec
 
 from gateway.core.job import Backend
-from gateway.errors import BackendFailed, BackendLost, BackendTimeout, BackendUnavailable, GatewayError, InvalidRequest
+from gateway.errors import (
+    AdapterUnavailable,
+    BackendFailed,
+    BackendLost,
+    BackendTimeout,
+    BackendUnavailable,
+    GatewayError,
+    InvalidRequest,
+)
 from python_backends.messages import ErrorBody
 
 log = logging.getLogger(__name__)
@@ -46,6 +54,8 @@ def error_of(backend: Backend, text: str, status: int) -> GatewayError:
         return BackendFailed(f"backend {backend.name} failed")
     if body.type == _BAD_REQUEST:
         return InvalidRequest(body.message, param=body.param, code=body.code)
+    if body.code == AdapterUnavailable.code:
+        return AdapterUnavailable(body.message, param=body.param, retry_after=1.0)
     if body.code == _ENGINE_UNAVAILABLE:
         return BackendUnavailable(body.message, code=body.code, retry_after=1.0)
     return BackendFailed(body.message, param=body.param, code=body.code)

@@ -37,13 +37,30 @@ class EngineUnavailableError(EngineError):
         super().__init__(message, code="engine_unavailable", status=503)
 
 
+class AdapterUnavailableError(EngineError):
+    """The adapter is missing, damaged or refused by the engine: the fault of this one request only."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, code="adapter_unavailable", status=503, param="model")
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedAdapter:
+    """`number`: for this content in this process, never given twice. `name`: the same for the same content only."""
+
+    number: int
+    name: str
+    directory: str
+
+
 @dataclass(frozen=True, slots=True)
 class EngineRequest:
-    """`id` is unique among all requests that this process ever saw."""
+    """`id` is unique among all requests that this process ever saw. `adapter`: loaded already."""
 
     id: str
     input_ids: Sequence[int]
     plan: Plan
+    adapter: LoadedAdapter | None = None
 
 
 @dataclass(slots=True)
@@ -63,6 +80,22 @@ class EngineOutput:
     last: bool = False
     cached_tokens: int = 0
     timings: Timings | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ShelfState:
+    """Adapters in the engine's memory, by their checksums. `places`: how many fit, 0: the engine serves none.
+
+    `loads` and what follows count since the start; `load_s` is the time that loading took.
+    """
+
+    places: int = 0
+    loaded: tuple[str, ...] = ()
+    pinned: tuple[str, ...] = ()
+    loads: int = 0
+    load_s: float = 0.0
+    evictions: int = 0
+    failures: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +122,7 @@ class EngineState:
     paused_s: float = 0.0
     recomputed_tokens: int = 0
     reused_tokens: int = 0
+    shelf: ShelfState = ShelfState()
 
 
 class Engine(Protocol):
@@ -98,6 +132,14 @@ class Engine(Protocol):
 
     def generate(self, request: EngineRequest) -> AsyncIterator[EngineOutput]:
         """Stream one request. Raises EngineError."""
+        ...
+
+    async def load_adapter(self, adapter: LoadedAdapter) -> None:
+        """Into the engine's memory. Raises EngineError; then nothing of it is left there."""
+        ...
+
+    async def unload_adapter(self, adapter: LoadedAdapter) -> None:
+        """No request uses it."""
         ...
 
     def state(self) -> EngineState: ...

@@ -9,13 +9,15 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Protocol
 
 from python_backends.llm.chunking import Chunking, Folder
-from python_backends.llm.engine import Engine, EngineError, EngineOutput, EngineRequest, EngineState
-from python_backends.messages import Event, Plan, Postprocessing, Tokens
+from python_backends.llm.engine import Engine, EngineError, EngineOutput, EngineRequest, EngineState, ShelfState
+from python_backends.llm.shelf import Shelf
+from python_backends.messages import Control, Event, Plan, Postprocessing, Tokens
 
 log = logging.getLogger(__name__)
 
@@ -32,12 +34,17 @@ class Reply(Protocol):
 
 
 class EngineHost:
-    """`chunking`: see there. `clock`: seconds, monotonic."""
+    """`chunking`: see there. `clock`: seconds, monotonic. `shelf`: None for an engine that serves no adapters."""
 
     def __init__(
-        self, engine: Engine, chunking: Chunking | None = None, clock: Callable[[], float] = time.monotonic
+        self,
+        engine: Engine,
+        chunking: Chunking | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        shelf: Shelf | None = None,
     ) -> None:
         self._engine = engine
+        self._shelf = shelf or Shelf(engine)
         self._chunking = chunking or Chunking()
         self._clock = clock
         self._loop = asyncio.new_event_loop()
@@ -70,8 +77,13 @@ class EngineHost:
         future = asyncio.run_coroutine_threadsafe(self._abort(client_ids), self._loop)
         future.add_done_callback(lambda finished: done(finished.result()))
 
+    def adapters(self, control: Control, done: Callable[[ShelfState | EngineError], None]) -> None:
+        """Load, unload, pin or unpin. Thread-safe; returns at once. `done` is called on the loop."""
+        future = asyncio.run_coroutine_threadsafe(self._adapters(control), self._loop)
+        future.add_done_callback(lambda finished: done(finished.result()))
+
     def state(self) -> EngineState:
-        return replace(self._engine.state(), in_flight=len(self._streams))
+        return replace(self._engine.state(), in_flight=len(self._streams), shelf=self._shelf.state())
 
     async def _stop(self) -> None:
         await self._cancel(list(self._streams))
@@ -85,6 +97,13 @@ class EngineHost:
                 self._early_aborts[one] = self._clock() + EARLY_ABORT_SECONDS
         await self._cancel(numbers)
         return len(numbers)
+
+    async def _adapters(self, control: Control) -> ShelfState | EngineError:
+        try:
+            await self._shelf.obey(control)
+        except EngineError as error:
+            return error
+        return self._shelf.state()
 
     async def _cancel(self, numbers: list[int]) -> None:
         tasks = [self._streams[number] for number in numbers]
@@ -119,7 +138,8 @@ class EngineHost:
         deadline = request.plan.deadline_ms
         try:
             async with asyncio.timeout(None if deadline is None else max(deadline, 0) / 1000):
-                await self._relay(request, stream)
+                async with self._with_adapter(request) as loaded:
+                    await self._relay(loaded, stream)
         except (asyncio.CancelledError, TimeoutError):
             stream.abort()
         except EngineError as error:
@@ -127,6 +147,15 @@ class EngineHost:
         except Exception as error:  # the boundary between Triton and any engine: whatever happened, Triton is answered
             log.exception("request %s failed", request.id)
             stream.fail(EngineError(f"the engine failed: {type(error).__name__}"))
+
+    @asynccontextmanager
+    async def _with_adapter(self, request: EngineRequest) -> AsyncIterator[EngineRequest]:
+        """Its adapter is in the engine for so long. Raises EngineError."""
+        if request.plan.adapter is None:
+            yield request
+            return
+        async with self._shelf.hold(request.plan.adapter) as adapter:
+            yield replace(request, adapter=adapter)
 
     async def _relay(self, request: EngineRequest, stream: "_Stream") -> None:
         folder = Folder()

@@ -8,13 +8,29 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
+from pathlib import Path
 
-from python_backends.llm.engine import EngineError, EngineOutput, EngineRequest, EngineState
+import msgspec
+
+from python_backends.llm.engine import (
+    AdapterUnavailableError,
+    EngineError,
+    EngineOutput,
+    EngineRequest,
+    EngineState,
+    LoadedAdapter,
+)
 from python_backends.messages import Plan, Script, Timings, TokenLogprob, TopLogprob
 
 VOCABULARY = 1000
 EXIT_STATUS = 86
 SPOKEN = 4
+
+
+class _AdapterOrders(msgspec.Struct):
+    load_ms: float = 0.0
+    fail: bool = False
 
 
 class ScriptedEngine:
@@ -25,6 +41,7 @@ class ScriptedEngine:
         self._version = version
         self._running = 0
         self._tokens = 0
+        self._adapters: set[int] = set()
 
     async def start(self) -> None:
         """Nothing to load."""
@@ -44,7 +61,23 @@ class ScriptedEngine:
             tokens=self._tokens,
         )
 
+    async def load_adapter(self, adapter: LoadedAdapter) -> None:
+        """The file `scripted.json` beside the weights orders how long it takes (`load_ms`), and whether it fails."""
+        orders = _AdapterOrders()
+        with suppress(FileNotFoundError):
+            orders = msgspec.json.decode((Path(adapter.directory) / "scripted.json").read_bytes(), type=_AdapterOrders)
+        await asyncio.sleep(orders.load_ms / 1000)
+        if orders.fail:
+            raise AdapterUnavailableError("the engine refuses this adapter, as ordered")
+        self._adapters.add(adapter.number)
+
+    async def unload_adapter(self, adapter: LoadedAdapter) -> None:
+        self._adapters.discard(adapter.number)
+
     async def generate(self, request: EngineRequest) -> AsyncIterator[EngineOutput]:
+        """With an adapter, the answer begins with its name."""
+        if request.adapter is not None and request.adapter.number not in self._adapters:
+            raise EngineError(f"adapter {request.adapter.name} is not loaded")
         self._running += 1
         try:
             async for output in self._script(request):
@@ -89,6 +122,8 @@ def _token(request: EngineRequest, index: int, number: int) -> EngineOutput:
     identifier = token_id(list(request.input_ids), index, number)
     sampling = request.plan.sampling
     output = EngineOutput(index, [identifier], token_text(identifier))
+    if request.adapter is not None and number == 0:
+        output.text = f"[{request.adapter.name}] {output.text}"
     if sampling.logprobs is not None:
         output.logprobs = [_logprob(identifier, sampling.logprobs)]
     if sampling.prompt_logprobs is not None and number == 0:

@@ -17,7 +17,15 @@ from typing import Any
 
 from packaging.specifiers import SpecifierSet
 
-from python_backends.llm.engine import EngineError, EngineOutput, EngineRequest, EngineState, EngineUnavailableError
+from python_backends.llm.engine import (
+    AdapterUnavailableError,
+    EngineError,
+    EngineOutput,
+    EngineRequest,
+    EngineState,
+    EngineUnavailableError,
+    LoadedAdapter,
+)
 from python_backends.llm.preemption import PreemptionStats
 from python_backends.messages import Constraint, FinishReason, Plan, Timings, TokenLogprob, TopLogprob
 
@@ -27,6 +35,9 @@ SUPPORTED = SpecifierSet(">=0.24,<0.33", prereleases=True)
 # The preemptive scheduler builds on the insides of vLLM's, which are no public interface.
 PREEMPTIVE = SpecifierSet(">=0.32,<0.33", prereleases=True)
 SCHEDULERS = "python_backends.llm.vllm_scheduler"
+# vLLM's kernels for LoRA on CPUs mix adapters up: see vllm_lora.py.
+CPU_WORKER = "vllm.v1.worker.cpu_worker.CPUWorker"
+LORA_CPU_WORKER = "python_backends.llm.vllm_lora.LoraCPUWorker"
 PREEMPTION_CARRIER = "num_kv_fetch_reqs_by_stage"
 _FINISH: dict[str, FinishReason] = {"stop": "stop", "length": "length", "abort": "abort", "repetition": "stop"}
 
@@ -80,6 +91,8 @@ class VllmEngine:
             # Only now is it known whether vLLM schedules asynchronously.
             prefix = "Async" if config.scheduler_config.async_scheduling else ""
             config.scheduler_config.scheduler_cls = f"{SCHEDULERS}.{prefix}PreemptiveScheduler"
+        if config.lora_config is not None and config.parallel_config.worker_cls == CPU_WORKER:
+            config.parallel_config.worker_cls = LORA_CPU_WORKER
         self._engine = async_llm.from_vllm_config(
             config,
             stat_loggers=[self._steps.logger],
@@ -100,7 +113,7 @@ class VllmEngine:
                 {"prompt_token_ids": list(request.input_ids)},
                 sampling_params(plan),
                 request.id,
-                lora_request=lora_request(plan),
+                lora_request=lora_request(request.adapter),
                 trace_headers={"traceparent": plan.traceparent} if plan.traceparent else None,
                 priority=plan.priority if self._by_priority else 0,
             )
@@ -115,6 +128,24 @@ class VllmEngine:
             raise EngineError("the engine failed to generate") from error
         except (ValueError, _client_error()) as error:
             raise refused(error) from error
+
+    async def load_adapter(self, adapter: LoadedAdapter) -> None:
+        """Before any request names it: an adapter that fails to load within a step would take the engine with it."""
+        errors = import_module("vllm.v1.engine.exceptions")
+        try:
+            await self._engine.add_lora(lora_request(adapter))
+        except errors.EngineDeadError as error:
+            raise EngineUnavailableError("the engine has died and is being restarted") from error
+        except Exception as error:  # the boundary to vLLM, which hands on whatever reading the files ran into
+            await self.unload_adapter(adapter)
+            raise AdapterUnavailableError(f"the engine refuses this adapter: {error}") from error
+
+    async def unload_adapter(self, adapter: LoadedAdapter) -> None:
+        errors = import_module("vllm.v1.engine.exceptions")
+        try:
+            await self._engine.remove_lora(adapter.number)
+        except errors.EngineDeadError as error:
+            raise EngineUnavailableError("the engine has died and is being restarted") from error
 
     def state(self) -> EngineState:
         config = self._engine.vllm_config
@@ -261,10 +292,11 @@ def _structured(module: Any, constraint: Constraint | None) -> Any:
     )
 
 
-def lora_request(plan: Plan) -> Any:
-    if plan.adapter is None:
+def lora_request(adapter: LoadedAdapter | None) -> Any:
+    """vLLM tells adapters apart by number, their cached prefixes by name and directory."""
+    if adapter is None:
         return None
-    return import_module("vllm.lora.request").LoRARequest(plan.adapter.name, plan.adapter.id, plan.adapter.path)
+    return import_module("vllm.lora.request").LoRARequest(adapter.name, adapter.number, adapter.directory)
 
 
 def convert(output: Any) -> list[EngineOutput]:

@@ -6,8 +6,9 @@ from typing import Any
 
 import msgspec
 
+from python_backends.adapters.directory import AdapterError, check_path
 from python_backends.grammar.compiler import Compiler
-from python_backends.messages import Plan, Postprocessing, Sampling, Script
+from python_backends.messages import Adapter, Plan, Postprocessing, Sampling, Script
 from python_backends.preprocessing.constraints import Grammars
 from python_backends.preprocessing.errors import RequestError
 from python_backends.preprocessing.expectation import expect
@@ -57,6 +58,7 @@ class Planner:
         expected = expect(request, dialect, self._prompts.reasoning(request, ids), self._grammars)
         return Plan(
             sampling=_sampling(request, budget, shown=expected.marked and bool(dialect.special)),
+            adapter=_adapter(parameters),
             post=msgspec.structs.replace(
                 self._post(request, ids),
                 grammar=expected.verified,
@@ -150,6 +152,18 @@ def _script(parameters: Mapping[str, Any]) -> Script | None:
         return msgspec.convert(orders, Script, strict=False)
     except msgspec.ValidationError as error:
         raise RequestError(f"script_…: {error}", param="parameters", code="invalid_parameter") from error
+
+
+def _adapter(parameters: Mapping[str, Any]) -> Adapter | None:
+    """Named by its directory below the adapters' root, whoever asks."""
+    path = _text(parameters, "adapter")
+    if path is None:
+        return None
+    try:
+        check_path(path)
+    except AdapterError as error:
+        raise RequestError(f"adapter: {error}", param="adapter") from error
+    return Adapter(path=path, checksum=_text(parameters, "adapter_checksum"))
 
 
 def _integer(parameters: Mapping[str, Any], name: str, default: int | None) -> Any:

@@ -5,14 +5,16 @@ from typing import Any
 import msgspec
 import prometheus_client
 
-from python_backends.llm.engine import Engine, EngineError, EngineUnavailableError
+from python_backends.adapters.inspection import Base
+from python_backends.llm.engine import Engine, EngineError, EngineUnavailableError, ShelfState
 from python_backends.llm.host import EngineHost
 from python_backends.llm.scripted import ScriptedEngine
+from python_backends.llm.shelf import Shelf
 from python_backends.llm.vllm_engine import VllmEngine
 from python_backends.messages import Control, Plan
 from python_backends.preprocessing.errors import RequestError
 from python_backends.runtime.errors import engine_error, request_error
-from python_backends.runtime.metrics import MetricsMirror, Sample, preemption_samples, vllm_samples
+from python_backends.runtime.metrics import MetricsMirror, Sample, adapter_samples, preemption_samples, vllm_samples
 from python_backends.runtime.replies import Outbox, TritonReply, engine_response
 from python_backends.runtime.settings import EngineSettings
 from python_backends.runtime.tensors import read_array, read_bytes
@@ -31,7 +33,9 @@ class GenerationModel:
     """One engine, its host, and the thread that answers."""
 
     def __init__(self, settings: EngineSettings, version: str) -> None:
-        self._host = EngineHost(build_engine(settings, version))
+        engine = build_engine(settings, version)
+        base = Base.from_dir(settings.model_dir) if settings.shelf.places else None
+        self._host = EngineHost(engine, shelf=Shelf(engine, settings.shelf, base))
         self._outbox = Outbox()
         labels = {"model": settings.model_dir.name, "version": version}
         self._mirror = MetricsMirror(settings.metrics_interval, labels, self._samples)
@@ -63,15 +67,28 @@ class GenerationModel:
 
     def _samples(self) -> list[Sample]:
         try:
-            return [*vllm_samples(prometheus_client.REGISTRY), *preemption_samples(self._host.state())]
+            state = self._host.state()
+            return [
+                *vllm_samples(prometheus_client.REGISTRY),
+                *preemption_samples(state),
+                *adapter_samples(state.shelf),
+            ]
         except EngineUnavailableError:
             return []
 
     def _control(self, control: Control, reply: TritonReply) -> None:
         if control.control == "abort":
             self._host.abort(control.ids, lambda aborted: reply.answer(_control_response({"aborted": aborted})))
-        else:
+        elif control.control == "stats":
             reply.answer(_control_response(self._host.state()))
+        elif control.control == "adapters":
+            reply.answer(_control_response(self._host.state().shelf))
+        else:
+            self._host.adapters(control, lambda answer: reply.answer(_adapter_response(answer)))
+
+
+def _adapter_response(answer: ShelfState | EngineError) -> Any:
+    return engine_error(answer) if isinstance(answer, EngineError) else _control_response(answer)
 
 
 def _control_response(answer: Any) -> Any:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import prometheus_client
 import triton_python_backend_utils as pb_utils
 
-from python_backends.llm.engine import EngineState
+from python_backends.llm.engine import EngineState, ShelfState
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +56,22 @@ def preemption_samples(state: EngineState) -> list[Sample]:
     return [
         Sample(f"trireme_engine_{name}_total", "counter", help, (), value) for name, (help, value) in counted.items()
     ]
+
+
+def adapter_samples(shelf: ShelfState) -> list[Sample]:
+    """What the adapters' comings and goings cost; none where none are served."""
+    if not shelf.places:
+        return []
+    counted = {
+        "loads": ("Adapters that were loaded", shelf.loads),
+        "load_seconds": ("Seconds that loading them took", shelf.load_s),
+        "evictions": ("Adapters that gave their place to another one", shelf.evictions),
+        "failures": ("Adapters that were asked for and could not be loaded", shelf.failures),
+    }
+    samples = [Sample("trireme_engine_adapters", "gauge", "Adapters in the engine's memory", (), len(shelf.loaded))]
+    for name, (help, value) in counted.items():
+        samples.append(Sample(f"trireme_engine_adapter_{name}_total", "counter", help, (), value))
+    return samples
 
 
 def changed(samples: Iterable[Sample], known: Mapping[tuple[str, Labels], float]) -> list[Sample]:

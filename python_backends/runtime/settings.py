@@ -12,20 +12,28 @@
 | `TRIREME_REASONING_PARSER` | what stands around its thoughts: `auto`, `none`, `think` or `mistral` |
 | `TRIREME_EMBEDDING_MODEL_DIR`, `TRIREME_EMBEDDING_ARGS` | the same for the embedding model |
 | `TRIREME_GRAMMAR_MAX_BYTES`, `TRIREME_GRAMMAR_COMPILE_S` | see the gateway's settings; the same there and here |
+| `TRIREME_ADAPTERS_DIR` | directory below which LoRA adapters lie |
+| `TRIREME_MAX_LORAS` | adapters in one batch of the engine; 0: none are served |
+| `TRIREME_MAX_CPU_LORAS` | adapters in memory, at least as many; four times as many when not set |
+| `TRIREME_MAX_LORA_RANK` | highest rank of an adapter; 1, 8, 16, 32, 64, 128, 256, 320 or 512 |
+| `TRIREME_MAX_ADAPTER_BYTES` | largest file of an adapter's weights |
 | `TRIREME_METRICS_INTERVAL_MS` | milliseconds between copies of vLLM's metrics into Triton's |
 """
 
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from python_backends.adapters.inspection import Bounds
 from python_backends.grammar.checker import GrammarLimits
+from python_backends.llm.shelf import ShelfSettings
 from python_backends.preprocessing.dialect import Parsers
 from python_backends.preprocessing.reasoning import AUTO
 
+_RANK = 16
 ENGINES = ("vllm", "scripted")
 _SWITCH = {"true": True, "false": False}
 
@@ -35,6 +43,7 @@ class EngineSettings:
     """`arguments` always has `model`. `metrics_interval`: seconds. `preemption`: see llm/preemption.py.
 
     `grammars`: bounds of what answers must match, the same as the gateway's. `parsers`: see preprocessing/dialect.py.
+    `shelf`: of adapters.
     """
 
     engine: str
@@ -45,6 +54,7 @@ class EngineSettings:
     preemption: bool
     grammars: GrammarLimits
     parsers: Parsers
+    shelf: ShelfSettings = field(default_factory=ShelfSettings)
 
 
 def generation_settings(repository: Path, version: str, environment: Mapping[str, str] = os.environ) -> EngineSettings:
@@ -53,7 +63,28 @@ def generation_settings(repository: Path, version: str, environment: Mapping[str
     `repository`: the model repository. Raises ValueError for what cannot work.
     """
     file = repository / "vllm" / version / "engine.json"
-    return _settings(file, environment, "TRIREME_MODEL_DIR", "TRIREME_ENGINE_ARGS")
+    settings = _settings(file, environment, "TRIREME_MODEL_DIR", "TRIREME_ENGINE_ARGS")
+    return _with_adapters(settings, json.loads(file.read_text("utf-8")).get("adapters", {}), environment)
+
+
+def _with_adapters(
+    settings: EngineSettings, declared: Mapping[str, Any], environment: Mapping[str, str]
+) -> EngineSettings:
+    """Variables win over engine.json's `adapters`. Without `max_loras` the engine is not made for adapters at all."""
+    most, given = int(environment.get("TRIREME_MAX_LORAS") or declared.get("max_loras", 0)), settings.arguments
+    if not most:
+        return settings
+    rank = int(environment.get("TRIREME_MAX_LORA_RANK") or declared.get("max_lora_rank", _RANK))
+    in_memory = int(environment.get("TRIREME_MAX_CPU_LORAS") or declared.get("max_cpu_loras", 4 * most))
+    size = int(environment.get("TRIREME_MAX_ADAPTER_BYTES") or declared.get("max_bytes", Bounds().max_bytes))
+    if not 1 <= most <= in_memory:
+        raise ValueError(f"TRIREME_MAX_CPU_LORAS is {in_memory}: at least TRIREME_MAX_LORAS, which is {most}")
+    root = environment.get("TRIREME_ADAPTERS_DIR") or declared.get("dir")
+    if not root:
+        raise ValueError("no place for adapters: set TRIREME_ADAPTERS_DIR, or TRIREME_MAX_LORAS=0")
+    arguments = {"enable_lora": True, "max_loras": most, "max_cpu_loras": in_memory, "max_lora_rank": rank, **given}
+    shelf = ShelfSettings(Path(root), in_memory, Bounds(max_rank=rank, max_bytes=size))
+    return replace(settings, arguments=arguments, shelf=shelf)
 
 
 def embedding_settings(repository: Path, environment: Mapping[str, str] = os.environ) -> EngineSettings:

@@ -42,6 +42,7 @@ class FakeTriton:
     and `go_on` by tests, to end that. `plans`: texts that were judged; `score`: what is said of each.
 
     `versions`: ready ones of each model, None to keep them secret; `dead_engines`: versions; `loads`: by version.
+    `controls`: those that are no aborts.
     """
 
     def __init__(self) -> None:
@@ -64,7 +65,8 @@ class FakeTriton:
         self.url = ""
         self.versions: dict[str, list[str]] | None = {"chat": ["1"], "vllm": ["1"], "embed": ["1"]}
         self.dead_engines: set[str] = set()
-        self.loads: dict[str, dict[str, float]] = {}
+        self.loads: dict[str, dict[str, Any]] = {}
+        self.controls: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self.abort_paths: list[str] = []
 
     @asynccontextmanager
@@ -102,6 +104,9 @@ class FakeTriton:
             version = request.match_info.get("version", "")
             dead = not self.alive or version in self.dead_engines
             return web.json_response({"event": json.dumps(self.loads.get(version, {}))}, status=400 if dead else 200)
+        if plan["control"] != "abort":
+            await self.controls.put(plan)
+            return web.json_response({"event": "{}"})
         if self.failing_aborts:
             self.failing_aborts -= 1
             return web.json_response({"error": "not now"}, status=500)

@@ -150,7 +150,8 @@ print(*sorted({name.partition(".")[0] for name in sys.modules} & {"torch", "vllm
 """
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     ours, heavy = run.stdout.splitlines()
-    assert ours.split() == ["python_backends.grammar", "python_backends.messages", "python_backends.preprocessing"]
+    shared = ("adapters", "grammar", "messages", "preprocessing")
+    assert ours.split() == [f"python_backends.{name}" for name in shared]
     assert heavy == ""
 
 

@@ -30,7 +30,7 @@ def test_an_unknown_strategy_or_score_is_refused_with_the_names_there_are() -> N
         "strategy: there is no strategy 'best'; known: round_robin, least_tokens, prefix"
     ]
     assert RoutingSettings(weights={"luck": 1.0}).problems() == [
-        "weights: there is no score 'luck'; known: load, prefix, session"
+        "weights: there is no score 'luck'; known: load, prefix, session, adapter"
     ]
 
 
@@ -142,3 +142,15 @@ def test_only_the_sessions_of_a_backend_that_goes_move_and_all_have_about_as_man
     assert all(350 < number < 650 for number in Counter(before).values())
     after = homes([one for one in pool if one.id != "b3"])
     assert all(old == new for old, new in zip(before, after, strict=True) if old != "b3")
+
+
+def test_an_adapter_goes_where_it_is_loaded_or_else_always_to_the_same_backend() -> None:
+    strategy, pool = scored(), candidates(0, 0, 0, 0)
+    homes = {f"sha256:{number}": strategy.pick(Ask(10, adapter=f"sha256:{number}"), pool) for number in range(40)}
+    assert {one.id for one in homes.values()} == {one.id for one in pool}
+    for checksum, home in homes.items():
+        assert strategy.pick(Ask(10, adapter=checksum), pool) is home
+        other = next(one for one in pool if one is not home)
+        other.adapters = frozenset({checksum})
+        assert strategy.pick(Ask(10, adapter=checksum), pool) is other
+        other.adapters = frozenset()

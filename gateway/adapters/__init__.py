@@ -1,0 +1,1 @@
+"""Which adapters of the models are there?"""
