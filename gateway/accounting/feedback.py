@@ -5,6 +5,7 @@ request, `before` the score that it replaces, or nothing.
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from gateway.core.call import Caller
 from gateway.errors import Conflict, NotFound, Unavailable
 from gateway.telemetry.metrics import UNKNOWN
 from gateway.valkey.connection import Script, ScriptCall, ValkeyAway
+
+log = logging.getLogger(__name__)
 
 TIMEOUT_S: Final = 1.0
 # An entry is written a moment after its answer has ended: so long a quick client's feedback waits for it.
@@ -138,6 +141,7 @@ class Feedback:
         except ValkeyAway as error:
             raise _away() from error
         if isinstance(answer, RedisError):
+            log.warning("feedback is refused by Valkey: %s", answer)
             raise _away() from answer
         verdict, known = answer
         return verdict.decode(), known
