@@ -10,6 +10,7 @@ from benchmarks import (
     classes,
     embeddings,
     engine,
+    experiments,
     identity,
     limits,
     overhead,
@@ -100,6 +101,14 @@ def run_rollouts(write: Write = False) -> None:
     _end(rollouts.run(write=write))
 
 
+@app.command("experiments")
+def run_experiments(
+    played: int = experiments.PLAYED, requests: int = experiments.MIRRORED, write: Write = False
+) -> None:
+    """Whether experiments are as sure as they say, and what mirroring costs a client (a few minutes)."""
+    _end(experiments.run(played, requests, write=write))
+
+
 @app.callback(invoke_without_command=True)
 def run_all(context: typer.Context) -> None:
     """Without a command: everything but the peers that would have to be installed."""
@@ -114,6 +123,7 @@ def run_all(context: typer.Context) -> None:
             tracing.run(4500, write=False),
             embeddings.run(5, write=False),
             rollouts.run(write=False),
+            experiments.run(experiments.PLAYED, experiments.MIRRORED, write=False),
             classes.run(20.0, write=False),
             preemption.run(4, write=False),
         ]
