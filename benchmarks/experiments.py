@@ -222,7 +222,7 @@ async def _mirroring(requests: int) -> tuple[list[list[str]], bool]:
     with _stacks() as (stack, shadow):
         plain, copied = await _prepare(stack, shadow)
         rows, met = [], True
-        for name, pause_s in (("with a pause, in which the copy ends", 0.03), ("one right after the other", 0.0)):
+        for name, pause_s in (("with a pause, in which the copy ends", 0.06), ("one right after the other", 0.0)):
             found: dict[str, list[float]] = {plain: [], copied: []}
             async with aiohttp.ClientSession() as session:
                 for _ in range(max(1, requests // BLOCK)):

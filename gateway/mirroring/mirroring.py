@@ -4,6 +4,7 @@ A copy is sent when its original has ended, so that it can neither delay nor cha
 there is no room for is not copied. A copy is never tried again, asks no limits, and its tokens are nobody's.
 """
 
+import asyncio
 import random
 import secrets
 import time
@@ -29,6 +30,8 @@ from gateway.telemetry.tasks import Tasks
 
 # Failures of an original that a copy can be compared with; all others are the client's doing.
 _FAILURES: Final = (BackendFailed, BackendTimeout)
+# When the engine has finished, the client has yet to get the end of its answer.
+AFTER_S: Final = 0.02
 Room = Literal["busy", "unavailable"]
 
 
@@ -162,6 +165,7 @@ class Mirroring:
         if mirrored is None:
             return
         kept = _Kept(None, None if pieces is None else [])
+        await asyncio.sleep(AFTER_S)
         async with copy.limit, self._shadows.lease_copy(copy, arm) as backend:
             began = time.monotonic()
             try:
