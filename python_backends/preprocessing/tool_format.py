@@ -103,7 +103,7 @@ def detect(template: str) -> ToolFormat:
 _SIGNS: tuple[tuple[tuple[str, ...], ToolFormat], ...] = (
     (("<tool_call>",), "hermes"),
     (("[TOOL_CALLS]",), "mistral"),
-    (("params_name1=", "[func1("), "pythonic"),
+    (("func_name1(",), "pythonic"),
     (("<|python_tag|>", '"parameters": '), "llama3_json"),
 )
 

@@ -61,7 +61,7 @@ class CallReader:
             self._fail()
 
     def _in_value(self, char: str) -> None:
-        if not self._value.text and char in _SPACE:
+        if not self._value.length and char in _SPACE:
             return
         if self._value.feed(char):
             self._take(char)
@@ -76,7 +76,7 @@ class CallReader:
     def _take(self, char: str) -> None:
         if self._key not in _ARGUMENTS or self._given:
             return
-        if len(self._value.text) == 1 and char == "{" and self._name is not None:
+        if self._value.length == 1 and char == "{" and self._name is not None:
             self._begin()
             self._streaming = True
         if self._streaming:

@@ -14,14 +14,10 @@ class HermesParser(Machine):
     """Also several calls in one pair of tags, in a list or not, and a forgotten closing tag."""
 
     def __init__(self, names: Collection[str]) -> None:
-        super().__init__(names)
+        super().__init__(names, BEGIN)
         self._call = CallReader(self._names)
 
-    def _text(self, char: str) -> None:
-        if self._seek(char, BEGIN):
-            self._step = self._inside
-
-    def _inside(self, char: str) -> None:
+    def _marked(self, char: str) -> None:
         """Before a call: what is held is its tag, in case that it is none."""
         self._held += char
         if char == "{":
@@ -49,13 +45,13 @@ class HermesParser(Machine):
         if not self._held and char in _BETWEEN:
             return
         if not self._held and char == "{":
-            self._inside(char)
+            self._marked(char)
             return
         self._held += char
         if self._held == END:
             self._held, self._step = "", self._text
         elif self._held == BEGIN:
-            self._step = self._inside
+            self._step = self._marked
         elif not (BEGIN.startswith(self._held) or END.startswith(self._held)):
             held, self._held, self._step = self._held, "", self._text
             for one in held:

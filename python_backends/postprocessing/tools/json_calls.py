@@ -12,19 +12,19 @@ _BETWEEN = _SPACE + ",;[]"
 class JsonParser(Machine):
     """An answer that does not begin like a call is text to its end, and so is what follows the last call.
 
-    `mark`: a word that may stand before the first call.
+    `before`: a word that may stand before the first call.
     """
 
-    def __init__(self, names: Collection[str], mark: str = "") -> None:
+    def __init__(self, names: Collection[str], before: str = "") -> None:
         super().__init__(names)
-        self._mark = mark
+        self._before = before
         self._call = CallReader(self._names)
         self._step = self._start
 
     def _start(self, char: str) -> None:
         self._held += char
-        seen = self._held.lstrip().removeprefix(self._mark).lstrip()
-        if seen in ("", "[") or (self._mark and self._mark.startswith(seen)):
+        seen = self._held.lstrip().removeprefix(self._before).lstrip()
+        if seen in ("", "[") or (self._before and self._before.startswith(seen)):
             return
         self._first(char)
 

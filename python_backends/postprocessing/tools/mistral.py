@@ -14,15 +14,11 @@ _SPACE = " \t\r\n"
 
 class MistralParser(Machine):
     def __init__(self, names: Collection[str]) -> None:
-        super().__init__(names)
+        super().__init__(names, BEGIN)
         self._list = JsonParser(self._names)
         self._value = ValueReader()
 
-    def _text(self, char: str) -> None:
-        if self._seek(char, BEGIN):
-            self._step = self._head
-
-    def _head(self, char: str) -> None:
+    def _marked(self, char: str) -> None:
         """A list of calls, or the name of one."""
         if char in "[{":
             self._list, self._step = JsonParser(self._names), self._in_list

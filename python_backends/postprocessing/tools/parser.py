@@ -48,17 +48,23 @@ class ToolParser(Protocol):
 
 
 class Machine:
-    """A parser that goes character by character: `_step` is its state, a method that takes the next one."""
+    """A parser that goes character by character: `_step` is its state, a method that takes the next one.
 
-    def __init__(self, names: Collection[str]) -> None:
+    `mark`: what ends the state of plain text, if anything does.
+    """
+
+    def __init__(self, names: Collection[str], mark: str = "") -> None:
         self._names = frozenset(names)
+        self._mark = mark
         self._out: list[Piece] = []
         self._step: Callable[[str], None] = self._text
         self._held = ""
 
     def feed(self, text: str) -> list[Piece]:
-        for char in text:
-            self._step(char)
+        at = 0
+        while (at := self._plain(text, at)) < len(text):
+            self._step(text[at])
+            at += 1
         out, self._out = self._out, []
         return out
 
@@ -67,17 +73,29 @@ class Machine:
         out, self._out = self._out, []
         return out
 
-    def _text(self, char: str) -> None:
-        """From here on all is text."""
-        self._out.append(Text(char))
+    def _plain(self, text: str, start: int) -> int:
+        """Where the state of plain text needs a closer look; what stands before that goes out whole."""
+        if self._held or self._step != self._text:
+            return start
+        found = text.find(self._mark[0], start) if self._mark else -1
+        end = found if found >= 0 else len(text)
+        if end > start:
+            self._out.append(Text(text[start:end]))
+        return end
 
-    def _seek(self, char: str, mark: str) -> bool:
-        """Text up to `mark`, of which what may be its beginning is held back. True when all of it is held."""
+    def _text(self, char: str) -> None:
+        """Up to the mark, of which what may be its beginning is held back."""
         self._held += char
-        while self._held and not mark.startswith(self._held):
+        while self._held and not self._mark.startswith(self._held):
             self._out.append(Text(self._held[0]))
             self._held = self._held[1:]
-        return self._held == mark
+        if self._held and self._held == self._mark:
+            self._step = self._marked
+
+    def _marked(self, char: str) -> None:
+        """The first character behind the mark, which is held."""
+        self._give_up()
+        self._step(char)
 
     def _give_up(self) -> None:
         """What was held back is text after all, and what comes may be anything."""

@@ -9,20 +9,28 @@ _OPEN, _CLOSE = "{[", "}]"
 class ValueReader:
     """Finds where a value ends; whether it is right inside is for others to say.
 
-    `text`: what belongs to it. A number or a word ends only when the next character says so: `feed` then takes that
-    one not.
+    A number or a word ends only when the next character says so: `feed` then takes that one not.
     """
 
     def __init__(self) -> None:
-        self.text = ""
+        self._chars: list[str] = []
         self.ended = False
         self._depth = 0
         self._in_string = self._escaped = False
 
     @property
+    def length(self) -> int:
+        return len(self._chars)
+
+    @property
+    def text(self) -> str:
+        """What belongs to the value. Costs its length: for when it has ended."""
+        return "".join(self._chars)
+
+    @property
     def string(self) -> str | None:
         """The value, where it is a string."""
-        if not self.ended or not self.text.startswith('"'):
+        if not self.ended or self._chars[0] != '"':
             return None
         try:
             value = json.loads(self.text, strict=False)
@@ -32,10 +40,10 @@ class ValueReader:
 
     def feed(self, char: str) -> bool:
         """Whether the character belongs to the value."""
-        if self.text and not self._in_string and self._depth == 0 and char in _ENDS:
+        if self._chars and not self._in_string and self._depth == 0 and char in _ENDS:
             self.ended = True
             return False
-        self.text += char
+        self._chars.append(char)
         if self._in_string:
             self._quoted(char)
         elif char == '"':

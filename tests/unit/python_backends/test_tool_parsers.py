@@ -124,7 +124,7 @@ def test_a_text_without_calls_is_passed_on_whole(text: str, form: str) -> None:
 def test_text_is_not_held_back_longer_than_it_may_be_a_call(form: str) -> None:
     parser = parser_of(form, NAMES)
     parser.feed("I ")
-    assert parser.feed("think") == [Text(char) for char in "think"]
+    assert parser.feed("think") == [Text("think")]
 
 
 @pytest.mark.parametrize(
