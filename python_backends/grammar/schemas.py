@@ -17,6 +17,12 @@ RESERVED = "x-guidance"
 FORMATS = frozenset(
     ["date", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "time", "uri", "uuid", "unknown"]
 )
+# What the compiler's formats let through and no calendar or clock knows: the year 0, a 29th of February in most years,
+# a 60th second.
+_YEAR = "^(000[1-9]|00[1-9][0-9]|0[1-9][0-9]{2}|[1-9][0-9]{3})"
+_LEAP = "([0-9]{2}(0[48]|[2468][048]|[13579][26])|([02468][048]|[13579][26])00)"
+_DAY = f"^([0-9]{{4}}-(0[13-9]|1[0-2])|[0-9]{{4}}-02-([01]|2[0-8])|{_LEAP}-02-29)"
+_EXACT = {"date": (_YEAR, _DAY), "date-time": (_YEAR, _DAY, "^.{17}[0-5]"), "time": ("^.{6}[0-5]",)}
 # Keywords that the compiler knows and cannot turn into a grammar.
 UNSUPPORTED = frozenset(
     [
@@ -117,6 +123,9 @@ def _copied(schema: Schema, pointer: str, strict: bool) -> Schema:
         here = f"{pointer}/{_escaped(keyword)}"
         if not _is_dropped(keyword, value, here, strict):
             kept[_renamed(keyword, value, strict)] = _inner(keyword, value, here, strict)
+    if exact := _EXACT.get(str(kept.get("format"))):
+        also = kept.get("allOf", [])
+        kept["allOf"] = [*(also if isinstance(also, list) else ()), *({"pattern": pattern} for pattern in exact)]
     return kept
 
 
