@@ -18,6 +18,7 @@ from benchmarks import (
     rollouts,
     routing,
     scheduling,
+    structured,
     tracing,
 )
 
@@ -95,6 +96,12 @@ def run_embeddings(rounds: int = 5, write: Write = False) -> None:
     _end(embeddings.run(rounds, write=write))
 
 
+@app.command("structured")
+def run_structured(rounds: int = 5, write: Write = False) -> None:
+    """Constrained against free decoding, and what compiling and checking forms of answers takes (about 4 minutes)."""
+    _end(structured.run(rounds, write=write))
+
+
 @app.command("rollouts")
 def run_rollouts(write: Write = False) -> None:
     """How soon a worse version is rolled back, and how often a good one is (minutes)."""
@@ -122,6 +129,7 @@ def run_all(context: typer.Context) -> None:
             affinity.run(4, write=False),
             tracing.run(4500, write=False),
             embeddings.run(5, write=False),
+            structured.run(5, write=False),
             rollouts.run(write=False),
             experiments.run(experiments.PLAYED, experiments.MIRRORED, write=False),
             classes.run(20.0, write=False),

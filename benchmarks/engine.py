@@ -130,7 +130,7 @@ def flags(arguments: dict[str, object]) -> Iterator[str]:
         if value is True:
             yield flag
         elif value is not False:
-            yield from (flag, str(value))
+            yield from (flag, json.dumps(value) if isinstance(value, dict) else str(value))
 
 
 def wait_for(url: str, process: subprocess.Popen[bytes]) -> None:

@@ -47,11 +47,11 @@ class Round:
         return sum(answer.tokens for answer in self.answers) / self.seconds
 
 
-async def burst(target: Target, prompts: Sequence[str], tokens: int) -> Round:
-    """Send all prompts at once, each for exactly `tokens` tokens, greedily."""
+async def burst(target: Target, prompts: Sequence[str], tokens: int, fields: Mapping[str, Any] | None = None) -> Round:
+    """Send all prompts at once, each for exactly `tokens` tokens, greedily; `fields`: more of the body."""
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
         started = time.perf_counter()
-        answers = await asyncio.gather(*(stream(session, target, prompt, tokens) for prompt in prompts))
+        answers = await asyncio.gather(*(stream(session, target, prompt, tokens, fields=fields) for prompt in prompts))
         return Round(answers, time.perf_counter() - started)
 
 
@@ -61,8 +61,10 @@ async def stream(
     prompt: str | Sequence[Mapping[str, str]],
     tokens: int,
     priority: str = "standard",
+    *,
+    fields: Mapping[str, Any] | None = None,
 ) -> Answer:
-    """One chat completion; `prompt`: what the user says, or all messages.
+    """One chat completion; `prompt`: what the user says, or all messages; `fields`: more of the body.
 
     Raises RuntimeError when the server answers an error or too few tokens.
     """
@@ -74,6 +76,7 @@ async def stream(
         "ignore_eos": True,
         "stream": True,
         "stream_options": {"include_usage": True},
+        **(fields or {}),
     }
     headers = {"Authorization": f"Bearer {target.key}", "x-priority": priority}
     started, first, usage, lines = time.perf_counter(), 0.0, dict[str, Any](), list[bytes]()

@@ -1,0 +1,171 @@
+"""Forms of answers on the real engine, through the `openai` client and directly, with and without streams."""
+
+import json
+import re
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Literal
+
+import jsonschema
+import openai
+import pytest
+from pydantic import BaseModel, Field
+
+from tests.e2e.conftest import MAX_NUM_SEQS
+from tests.support.gateway import GatewayClient
+from tests.support.schemas import SCHEMAS, UNSUPPORTED
+from tests.support.triton import DirectTriton, text_of
+from trireme.stack import EmbeddedStack
+
+pytestmark = pytest.mark.e2e
+MAX_TOKENS = 150
+# Of all answers; the others are cut by MAX_TOKENS.
+MOSTLY_WHOLE = 0.8
+
+
+class Ship(BaseModel):
+    name: str = Field(max_length=20)
+    oars: int = Field(ge=1, le=300)
+    kind: Literal["trireme", "bireme"]
+    crew: list[str] = Field(max_length=2)
+
+
+def asked(schema: Any, name: str = "answer") -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": name, "schema": schema, "strict": True}}
+
+
+def messages(about: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": f"Answer with JSON about {about}."}]
+
+
+def test_every_whole_answer_validates(client: openai.OpenAI, model: str) -> None:
+    """Every second one as a stream; as many at a time as the engine takes."""
+
+    def ask(number: int, name: str) -> tuple[str, str, str]:
+        fields: dict[str, Any] = {"response_format": asked(SCHEMAS[name]), "max_tokens": MAX_TOKENS, "seed": number}
+        if number % 2:
+            chunks = [
+                one.choices[0]
+                for one in client.chat.completions.create(model=model, messages=messages(name), stream=True, **fields)
+            ]
+            finish = next(one.finish_reason for one in chunks if one.finish_reason)
+            return name, "".join(one.delta.content or "" for one in chunks), finish
+        choice = client.chat.completions.create(model=model, messages=messages(name), **fields).choices[0]
+        return name, choice.message.content or "", choice.finish_reason
+
+    with ThreadPoolExecutor(MAX_NUM_SEQS) as pool:
+        answers = list(pool.map(lambda one: ask(*one), enumerate(SCHEMAS)))
+    whole = [(name, text) for name, text, finish in answers if finish == "stop"]
+    for name, text in whole:
+        formats = jsonschema.Draft202012Validator.FORMAT_CHECKER
+        jsonschema.Draft202012Validator(SCHEMAS[name], format_checker=formats).validate(json.loads(text))
+    assert len(whole) >= MOSTLY_WHOLE * len(SCHEMAS)
+
+
+def test_pydantic_models_are_parsed(client: openai.OpenAI, model: str) -> None:
+    answer = client.chat.completions.parse(
+        model=model, messages=messages("a ship"), response_format=Ship, max_tokens=MAX_TOKENS, temperature=0
+    )
+    parsed = answer.choices[0].message.parsed
+    assert isinstance(parsed, Ship)
+
+
+def test_pydantic_models_are_parsed_from_a_stream(client: openai.OpenAI, model: str) -> None:
+    with client.chat.completions.stream(
+        model=model, messages=messages("a ship"), response_format=Ship, max_tokens=MAX_TOKENS, temperature=0
+    ) as stream:
+        answer = stream.get_final_completion()
+    assert isinstance(answer.choices[0].message.parsed, Ship)
+
+
+@pytest.mark.parametrize("name", UNSUPPORTED)
+def test_what_cannot_be_kept_is_refused_up_front(client: openai.OpenAI, model: str, name: str) -> None:
+    schema = {"type": "object", "properties": {"inner": UNSUPPORTED[name]}, "required": ["inner"]}
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(model=model, messages=messages(name), response_format=asked(schema))
+    assert caught.value.code in ("unsupported_schema", "grammar_too_complex")
+
+
+def test_any_json_object(client: openai.OpenAI, model: str) -> None:
+    answer = client.chat.completions.create(
+        model=model,
+        messages=messages("the sea"),
+        response_format={"type": "json_object"},
+        max_tokens=60,
+        extra_body={"on_length": "close"},
+    )
+    assert isinstance(json.loads(answer.choices[0].message.content or ""), dict)
+
+
+@pytest.mark.parametrize(
+    ("form", "pattern"),
+    [
+        ({"regex": r"\d{3}-\d{4}"}, r"\d{3}-\d{4}"),
+        ({"choice": ["Paris", "Zürich", "🛶"]}, "Paris|Zürich|🛶"),
+        ({"grammar": 'start: "SELECT " NAME " FROM " NAME\nNAME: /[a-z]{1,8}/'}, "SELECT [a-z]{1,8} FROM [a-z]{1,8}"),
+        ({"grammar": 'root ::= "yes" | "no" more\nmore ::= "!" | "?"'}, r"yes|no[!?]"),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_other_forms(client: openai.OpenAI, model: str, form: dict[str, Any], pattern: str, stream: bool) -> None:
+    fields: dict[str, Any] = {"max_tokens": 40, "n": 2, "extra_body": {"structured_outputs": form}}
+    texts = {0: "", 1: ""}
+    if stream:
+        for chunk in client.chat.completions.create(model=model, messages=messages("it"), stream=True, **fields):
+            texts[chunk.choices[0].index] += chunk.choices[0].delta.content or ""
+    else:
+        answer = client.chat.completions.create(model=model, messages=messages("it"), **fields)
+        texts = {one.index: one.message.content or "" for one in answer.choices}
+    assert all(re.fullmatch(pattern, text) for text in texts.values()), texts
+
+
+def test_a_stop_string_and_a_form(client: openai.OpenAI, model: str) -> None:
+    answer = client.chat.completions.create(
+        model=model,
+        messages=messages("it"),
+        stop=["5"],
+        max_tokens=40,
+        extra_body={"structured_outputs": {"regex": "1 2 3 4 5 6"}},
+    )
+    assert (answer.choices[0].message.content, answer.choices[0].finish_reason) == ("1 2 3 4 ", "stop")
+
+
+def test_an_answer_that_is_cut_can_be_closed(client: openai.OpenAI, model: str) -> None:
+    answer = client.chat.completions.create(
+        model=model,
+        messages=messages("a ship"),
+        response_format=asked(Ship.model_json_schema()),
+        max_tokens=5,
+        extra_body={"on_length": "close"},
+    )
+    assert answer.choices[0].finish_reason == "length"
+    Ship.model_validate_json(answer.choices[0].message.content or "")
+
+
+def test_a_direct_client_gets_the_same(direct: DirectTriton) -> None:
+    body = {"messages": messages("a ship"), "response_format": asked(Ship.model_json_schema()), "max_tokens": 100}
+    deltas = direct.deltas(body)
+    assert deltas[-1]["grammar"] == "valid"
+    Ship.model_validate_json(text_of(deltas))
+
+
+def test_a_paused_answer_keeps_its_form(stack: EmbeddedStack, client: openai.OpenAI, model: str) -> None:
+    """Batch work fills the engine and is preempted by urgent requests while it writes."""
+    gateway = GatewayClient(stack)
+    form = asked({"type": "array", "items": SCHEMAS["person"], "minItems": 4, "maxItems": 4})
+    fields = {"response_format": form, "max_tokens": 250, "seed": 5, "messages": messages("four people")}
+
+    def batch(number: int) -> dict[str, Any]:
+        answer: dict[str, Any] = gateway.chat({"x-priority": "batch"}, **{**fields, "seed": number}).json()
+        return answer
+
+    with ThreadPoolExecutor(MAX_NUM_SEQS + 1) as pool:
+        running = [pool.submit(batch, number) for number in range(MAX_NUM_SEQS)]
+        for _ in range(3):
+            urgent = gateway.chat({"x-priority": "interactive"}, messages=messages("it"), max_tokens=10)
+            assert urgent.status_code == 200
+        answers = [one.result()["choices"][0] for one in running]
+    for choice in answers:
+        if choice["finish_reason"] == "stop":
+            jsonschema.validate(json.loads(choice["message"]["content"]), form["json_schema"]["schema"])
+    metrics = gateway.get("/metrics").text
+    assert 'outcome="violated"' not in "".join(one for one in metrics.splitlines() if "structured" in one)
