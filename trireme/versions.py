@@ -256,14 +256,13 @@ def _tokenizer(directory: Path) -> bytes:
     return (directory / "tokenizer.json").read_bytes()
 
 
-def _chat_template(directory: Path) -> str:
+def _chat_template(directory: Path) -> object:
     """Where newer directories have it, else where older ones do."""
     file = directory / "chat_template.jinja"
     if file.is_file():
         return file.read_text("utf-8")
     config = directory / "tokenizer_config.json"
-    found = json.loads(config.read_text("utf-8")).get("chat_template") if config.is_file() else None
-    return json.dumps(found)
+    return json.loads(config.read_text("utf-8")).get("chat_template") if config.is_file() else None
 
 
 def _gone(state: str | None) -> bool:

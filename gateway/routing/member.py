@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from hashlib import sha256
 from typing import Final, Literal, Protocol
 
@@ -24,7 +25,7 @@ from gateway.routing.health import Health
 from gateway.routing.meters import Meters
 from gateway.routing.scoring import Candidate
 from gateway.routing.settings import RoutingSettings
-from gateway.routing.versions import Served
+from gateway.routing.versions import Served, default_version
 
 Outcome = Literal["ok", "refused", "cancelled", "failed"]
 # What a request can end with when its backend is to blame.
@@ -258,6 +259,7 @@ class Member:
     def _heard(self, condition: Condition) -> None:
         self._answered_at = self._heard_at = self._clock()
         self.load, self.served = condition.load, condition.versions
+        self._backend = replace(self._backend, engine_version=default_version(self.served))
         self.candidate.adapters = frozenset() if condition.load is None else condition.load.shelf.loaded
         self._weigh()
 

@@ -23,6 +23,11 @@ def version_at(served: Served, arm: Arm) -> str | None:
     return max(served.get(arm.triton_model, ()), key=int, default=None)
 
 
+def default_version(served: Served) -> str | None:
+    """What answers clients of Triton that name no version, if the backend tells."""
+    return max(served.get("chat", ()), key=int, default=None)
+
+
 def common_version(backends: Iterable[Served], arm: Arm) -> str | None:
     """The one that answers, whichever of these backends is chosen. None: they differ, or did not tell."""
     found = {version_at(served, arm) for served in backends}

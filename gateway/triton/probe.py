@@ -65,8 +65,7 @@ class TritonProbe:
                 loads.append(await self._load(backend, version))
             except GatewayError:
                 versions = _without(versions, version)
-        told = [load for load in loads if load is not None]
-        return Condition(max(told, key=lambda load: (load.saturation, load.kv_tokens), default=None), versions)
+        return Condition(_busiest(loads), versions)
 
     async def generate(self, backend: Backend) -> None:
         """One token, through every step of the ensemble."""
@@ -99,6 +98,13 @@ class TritonProbe:
             return _LOAD.decode(_ANSWER.decode(answer).event)
         except msgspec.DecodeError:
             return None
+
+
+def _busiest(loads: Sequence[EngineLoad | None]) -> EngineLoad | None:
+    """With the adapters of the first: orders about adapters go to that engine."""
+    first, told = loads[0], [load for load in loads if load is not None]
+    busiest = max(told, key=lambda load: (load.saturation, load.kv_tokens), default=None)
+    return busiest if busiest is None or first is None else msgspec.structs.replace(busiest, shelf=first.shelf)
 
 
 def _without(versions: Versions, dead: str) -> Versions:

@@ -20,14 +20,14 @@ from control_plane.rollouts.store import Store
 from gateway.core.snapshot import Arm, RoutingSnapshot
 from tests.support.gateway import LONG, GatewayClient, wait_until
 from tests.support.triton import DirectTriton
+from tests.support.versions import versions_of
 from trireme import probes
 from trireme.errors import TriremeError
-from trireme.parts import repository_path
 from trireme.restart import Backoff
 from trireme.settings import LOOPBACK
 from trireme.stack import EmbeddedStack, isolated_settings
 from trireme.supervisor import Supervision
-from trireme.versions import Row, Server, Versions
+from trireme.versions import Row
 
 pytestmark = pytest.mark.integration
 Result = TypeVar("Result")
@@ -40,19 +40,11 @@ class Fleet:
     """A whole stack, and the versions in its Triton."""
 
     def __init__(self, stack: EmbeddedStack) -> None:
-        settings = stack.settings
-        ports = settings.ports
         self.stack = stack
-        self.model = settings.model.name
+        self.model = stack.settings.model.name
         self.client = GatewayClient(stack)
         self.steps: list[str] = []
-        server = Server(
-            host=LOOPBACK,
-            port=ports.triton_http,
-            grpc=f"{LOOPBACK}:{ports.triton_grpc}",
-            repository=repository_path(settings),
-        )
-        self.versions = Versions(settings, server, self.model, self.steps.append)
+        self.versions = versions_of(stack, self.steps.append)
 
     def rows(self) -> dict[str, Row]:
         return {row.version: row for row in self.versions.rows()}

@@ -127,3 +127,9 @@ async def test_a_version_is_looked_for_in_the_arms_group_only() -> None:
 
 def replaced(arm: Arm, weight: int) -> Arm:
     return Arm(name=arm.name, triton_model=arm.triton_model, version=arm.version, weight=weight)
+
+
+async def test_orders_for_a_backend_go_to_the_engine_of_its_default_version() -> None:
+    pool = await pool_of({"a": BOTH, "b": {}})
+    paths = {member.spec.id: member.backend.control_path for member in pool.router}
+    assert paths == {"a": "/v2/models/vllm/versions/1/generate", "b": "/v2/models/vllm/generate"}

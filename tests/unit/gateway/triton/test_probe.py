@@ -64,3 +64,13 @@ async def test_no_answer_is_no_secret(triton: FakeTriton, probe: TritonProbe) ->
     await triton.stop()
     with pytest.raises(BackendLost):
         await probe.ready(Backend("a", triton.url))
+
+
+async def test_adapters_are_those_of_the_engine_that_orders_about_them_go_to(
+    triton: FakeTriton, probe: TritonProbe
+) -> None:
+    triton.versions = {"chat": ["1"], "chat_2": ["2"], "vllm": ["1", "2"]}
+    triton.loads = {"1": {"shelf": {"places": 3}}, "2": {"kv_usage": 0.9, "shelf": {"places": 5}}}
+    condition = await probe.ready(Backend("a", triton.url))
+    assert condition.load is not None
+    assert (condition.load.saturation, condition.load.shelf.places) == (1.0, 3)
