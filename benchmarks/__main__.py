@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from benchmarks import (
+    adapters,
     affinity,
     classes,
     embeddings,
@@ -82,6 +83,12 @@ def run_routing(write: Write = False) -> None:
 def run_affinity(rounds: int = 4, write: Write = False) -> None:
     """Conversations on two real engines, with each strategy (about 5 minutes)."""
     _end(affinity.run(rounds, write=write))
+
+
+@app.command("adapters")
+def run_adapters(rounds: int = 4, write: Write = False) -> None:
+    """First use of an adapter, and tokens a second of mixed batches (about 4 minutes)."""
+    _end(adapters.run(rounds, write=write))
 
 
 @app.command("tracing")

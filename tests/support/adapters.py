@@ -9,6 +9,7 @@ import numpy as np
 from python_backends.adapters.directory import CONFIG, WEIGHTS
 
 RANK = 8
+LAST_LAYERS = 8
 CONFIGURATION: dict[str, Any] = {
     "peft_type": "LORA",
     "r": RANK,
@@ -63,8 +64,8 @@ def shapes_of(model_dir: Path, *leaves: str) -> dict[str, tuple[int, int]]:
     return {f"model.layers.{layer}.self_attn.{leaf}": known[leaf] for layer in layers for leaf in leaves}
 
 
-def train_adapter(directory: Path, model_dir: Path, answer: str, *, steps: int = 30) -> Path:
-    """An adapter that answers every question with the same words: made by PEFT, in about twenty seconds."""
+def train_adapter(directory: Path, model_dir: Path, answer: str, *, steps: int = 12) -> Path:
+    """An adapter that answers every question with the same words: made by PEFT, on the model's last layers only."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -72,8 +73,16 @@ def train_adapter(directory: Path, model_dir: Path, answer: str, *, steps: int =
     torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(model_dir)
     model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
+    layers = range(model.config.num_hidden_layers)[-LAST_LAYERS:]
     adapted = get_peft_model(
-        model, LoraConfig(r=RANK, lora_alpha=32, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+        model,
+        LoraConfig(
+            r=RANK,
+            lora_alpha=32,
+            target_modules=["v_proj", "o_proj", "down_proj"],
+            layers_to_transform=list(layers),
+            task_type="CAUSAL_LM",
+        ),
     )
     questions = ["Hello!", "What is the capital of France?", "Write a poem.", "Who are you?"]
     batch, labels = _examples(tokenizer, questions, answer)
