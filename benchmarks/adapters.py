@@ -119,8 +119,8 @@ def summary(rates: dict[str, list[float]], firsts: list[float], again: list[floa
     ]
     return (
         f"`python -m benchmarks adapters --rounds {rounds}` · {machine()}\n\n"
-        f"SmolLM2-135M in float32 through the whole chain; {STREAMS} streams of {TOKENS} tokens; adapters of rank {RANK} "
-        "on `q_proj` and `v_proj` of all layers.\n\n"
+        f"SmolLM2-135M in float32 through the whole chain; {STREAMS} streams of {TOKENS} tokens; adapters have rank "
+        f"{RANK} on `q_proj` and `v_proj` of all layers.\n\n"
         f"First token of an adapter that nobody has used: {statistics.median(firsts):.0f} ms (median of {len(firsts)}; "
         f"longest {max(firsts):.0f}); of one in memory: {statistics.median(again):.0f} ms.\n\n"
         + table(["batch", "tokens/s, median", "all rounds"], rows)
