@@ -8,6 +8,7 @@ import typer
 from benchmarks import (
     adapters,
     affinity,
+    cache,
     classes,
     embeddings,
     engine,
@@ -16,6 +17,7 @@ from benchmarks import (
     limits,
     overhead,
     preemption,
+    repeats,
     rollouts,
     routing,
     scheduling,
@@ -47,6 +49,18 @@ def run_overhead(requests: int = 1000, write: Write = False) -> None:
 def run_identity(requests: int = identity.REQUESTS, litellm: LiteLlm = None, write: Write = False) -> None:
     """Identity, limits and ledger, beside LiteLLM's proxy (about 5 minutes, and its installation)."""
     _end(identity.run(requests, write=write, litellm=litellm))
+
+
+@app.command("cache")
+def run_cache(requests: int = cache.REQUESTS, litellm: LiteLlm = None, write: Write = False) -> None:
+    """Hits and misses of the cache, beside LiteLLM's with Redis (about 4 minutes, and its installation)."""
+    _end(cache.run(requests, write=write, litellm=litellm))
+
+
+@app.command("repeats")
+def run_repeats(requests: int = repeats.REQUESTS, write: Write = False) -> None:
+    """Traffic that repeats itself, with and without the cache, on the real engine (about 5 minutes)."""
+    _end(repeats.run(requests, write=write))
 
 
 @app.command("limits")

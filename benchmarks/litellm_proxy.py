@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import yaml
 
@@ -60,13 +61,13 @@ def version_in(place: Path) -> str:
 
 @contextmanager
 def litellm_server(
-    place: Path, scratch: Path, *, keys: Keys, model: str, upstream: str, valkey: str
+    place: Path, scratch: Path, *, keys: Keys, model: str, upstream: str, valkey: str, cache: bool = False
 ) -> Iterator[tuple[str, int]]:
-    """URL and process id. `keys`: secret → fields of LiteLLM's `UserAPIKeyAuth`."""
+    """URL and process id. `keys`: secret → fields of LiteLLM's `UserAPIKeyAuth`. `cache`: answers, in Valkey."""
     port, home = free_port(), scratch / "litellm"
     home.mkdir()
     shutil.copy(Path(__file__).with_name("litellm_auth.py"), home)
-    (home / "config.yaml").write_text(yaml.safe_dump(configuration(model, upstream, valkey)))
+    (home / "config.yaml").write_text(yaml.safe_dump(configuration(model, upstream, valkey, cache=cache)))
     command = [str(place / "bin" / "litellm"), "--config", str(home / "config.yaml"), "--num_workers", "1"]
     command += ["--host", LOOPBACK, "--port", str(port), "--keepalive_timeout", str(KEEP_ALIVE_SECONDS)]
     url = f"http://{LOOPBACK}:{port}"
@@ -83,12 +84,17 @@ def litellm_server(
         yield url, process
 
 
-def configuration(model: str, upstream: str, valkey: str) -> dict[str, Any]:
+def configuration(model: str, upstream: str, valkey: str, *, cache: bool = False) -> dict[str, Any]:
     """As in LiteLLM's own benchmark: no callbacks, no retries."""
     upstream_model = {"model": f"openai/{model}", "api_base": f"{upstream}/v1", "api_key": "none"}
+    settings: dict[str, Any] = {"callbacks": [], "num_retries": 0, "request_timeout": 30, "set_verbose": False}
+    if cache:
+        address = urlsplit(valkey)
+        place = {"host": address.hostname, "port": str(address.port)}
+        settings |= {"cache": True, "cache_params": {"type": "redis", "ttl": 3600, **place}}
     return {
         "model_list": [{"model_name": model, "litellm_params": upstream_model}],
-        "litellm_settings": {"callbacks": [], "num_retries": 0, "request_timeout": 30, "set_verbose": False},
+        "litellm_settings": settings,
         "general_settings": {
             "custom_auth": "litellm_auth.authenticate",
             "coordination_redis": {"url": valkey},

@@ -20,6 +20,8 @@ def make_app() -> web.Application:
     app.router.add_get("/v2/health/ready", _ready)
     app.router.add_get("/v2/models/{model}/ready", _ready)
     app.router.add_post("/v2/models/vllm/generate", _control)
+    app.router.add_post("/v2/models/vllm/versions/1/generate", _control)
+    app.router.add_post("/v2/repository/index", _index)
     app.router.add_post("/v2/models/chat/generate_stream", _ensemble)
     app.router.add_post("/v1/chat/completions", _chat)
     app.router.add_post("/v1/traces", _spans)
@@ -39,6 +41,11 @@ async def _spans(request: web.Request) -> web.Response:
 async def _control(request: web.Request) -> web.Response:
     """The engine is always well, and there is never anything to abort."""
     return web.json_response({"event": "{}"})
+
+
+async def _index(request: web.Request) -> web.Response:
+    """One version of everything, so that everybody knows which one answers."""
+    return web.json_response([{"name": name, "version": "1", "state": "READY"} for name in ("chat", "vllm", "embed")])
 
 
 async def _ensemble(request: web.Request) -> web.Response:
