@@ -48,7 +48,7 @@ class Way:
     model: str
     repeats: int
     headers: Mapping[str, str]
-    process: psutil.Process
+    process: psutil.Process | None
 
     def body(self) -> dict[str, Any]:
         number = next(_numbers)
