@@ -1,5 +1,6 @@
 """One gateway before two real tritonservers with the scripted engine, whose answers begin with the adapter's name."""
 
+import json
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,10 +11,13 @@ from typing import Any
 
 import httpx
 import pytest
+from typer.testing import CliRunner
 
 from tests.support.adapters import shapes_of, write_adapter
 from tests.support.gateway import GatewayClient, events, wait_until
 from tests.support.triton import DirectTriton, text_of
+from trireme.cli import app
+from trireme.errors import TriremeError
 from trireme.stack import EmbeddedStack, isolated_settings
 
 pytestmark = pytest.mark.integration
@@ -196,3 +200,32 @@ def test_a_direct_client_names_a_directory_below_the_root_and_nothing_else(fleet
     with suppress(KeyError):
         assert shelf["loaded"]
     assert not text_of(direct.deltas(body)).startswith("[")
+
+
+def test_the_commands_do_what_the_admin_api_does(fleet: Fleet) -> None:
+    fleet.write("typed/1", seed=301)
+    fleet.write("elsewhere", seed=302)
+    where = ["--url", fleet.client._stack.gateway_url, "--key", fleet.client._stack.dev_key]
+
+    def trireme(*words: str) -> str:
+        done = CliRunner().invoke(app, ["adapters", *words, *where])
+        assert done.exit_code == 0, (done.output, done.exception)
+        return done.output
+
+    trireme("add", "typed", "1", "--limit", "requests_per_minute=100")
+    trireme("add", "typed", "2", "--path", "elsewhere")
+    trireme("promote", "typed", "2")
+    trireme("pin", "typed")
+    (row,) = [one for one in json.loads(trireme("list", "--json")) if one["id"] == "typed"]
+    assert row["pinned"] and row["limits"] == {"requests_per_minute": 100}
+    assert {one["revision"]: (one["path"], one["current"]) for one in row["revisions"]} == {
+        "1": ("typed/1", False),
+        "2": ("elsewhere", True),
+    }
+    assert "typed" in trireme("list")
+    trireme("unpin", "typed")
+    trireme("remove", "typed", "--revision", "1")
+    trireme("remove", "typed")
+    refused = CliRunner().invoke(app, ["adapters", "promote", "typed", "1", *where])
+    assert isinstance(refused.exception, TriremeError)
+    assert "there is no adapter 'typed'" in str(refused.exception)
