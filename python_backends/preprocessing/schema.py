@@ -96,7 +96,7 @@ class Message(_Body):
     refusal: str | None = None
     reasoning_content: str | None = None
     # What clients send back of an answer, though there was nothing in it.
-    annotations: None = None
+    annotations: Annotated[list[Any], msgspec.Meta(max_length=0)] | None = None
     audio: None = None
     function_call: None = None
 

@@ -86,7 +86,7 @@ def test_wrong_tools_and_results_are_refused_by_name(fields: dict[str, Any], par
 
 def test_a_conversation_with_calls_and_results_is_accepted_as_clients_send_it() -> None:
     said = {"role": "assistant", "content": None, "tool_calls": [call("1"), call("2")], "refusal": None}
-    said |= {"annotations": None, "audio": None, "function_call": None, "reasoning_content": "hm"}
+    said |= {"annotations": [], "audio": None, "function_call": None, "reasoning_content": "hm"}
     request = parse_chat(body(messages=[*HI, said, result("2"), result("1"), *HI], tools=[WEATHER]))
     assert len(request.messages or ()) == 5
 
