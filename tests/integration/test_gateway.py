@@ -111,7 +111,7 @@ def test_a_deadline_in_mid_stream_is_an_error_event(gateway: GatewayClient, dire
     ("path", "fields", "status", "code", "param"),
     [
         ("/v1/chat/completions", {"temperature": -1}, 400, "invalid_value", "temperature"),
-        ("/v1/chat/completions", {"tools": []}, 400, "unsupported_parameter", "tools"),
+        ("/v1/chat/completions", {"audio": {}}, 400, "unsupported_parameter", "audio"),
         ("/v1/chat/completions", {"colour": 1}, 400, "unknown_parameter", "colour"),
         ("/v1/chat/completions", {"max_tokens": 10**6}, 400, "context_length_exceeded", "max_tokens"),
         ("/v1/chat/completions", {"model": "nobody"}, 404, "model_not_found", "model"),
