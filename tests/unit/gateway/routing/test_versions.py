@@ -4,9 +4,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from gateway.core.call import Call
-from gateway.core.snapshot import Arm, BackendSpec
+from gateway.core.snapshot import Arm, BackendSpec, ModelRoute, RoutingSnapshot
 from gateway.errors import BackendUnavailable
 from gateway.routing.versions import common_version, in_order, serves, version_at
 from tests.unit.gateway.routing.fakes import Pool, new_call, where
@@ -52,6 +53,35 @@ def test_backends_that_differ_have_no_common_version() -> None:
     assert common_version([{"chat": ["1"]}, {}], OLD) is None
     assert common_version([{}], NEW) == "2"
     assert in_order(["10", "9", "10"]) == ["9", "10"]
+
+
+async def test_arms_with_the_same_version_are_told_apart() -> None:
+    """What one of them answered is no answer of the other one's."""
+    candidate = Arm(name="candidate", group="new", weight=0)
+    old = BackendSpec(id="a", url="http://a")
+    pool = Pool(old, BackendSpec(id="b", url="http://b", group="new"), arms=(OLD, candidate))
+    pool.probe.versions.update({"a": ONLY_OLD, "b": ONLY_OLD})
+    await pool.start()
+    first = pool.router.serving(new_call())
+    pool.router.apply(
+        RoutingSnapshot(
+            backends=pool.router.snapshot.backends,
+            models=(
+                ModelRoute(name="tiny", arms=(structs.replace(OLD, weight=0), structs.replace(candidate, weight=1))),
+            ),
+        )
+    )
+    second = pool.router.serving(new_call())
+    assert first is not None
+    assert second is not None
+    assert (first.arm, second.arm) == ("stable", "candidate")
+    assert first.identity.partition("/")[0] == second.identity.partition("/")[0] == "1"
+    assert first.identity != second.identity
+
+
+async def test_what_would_answer_is_unknown_while_backends_differ() -> None:
+    pool = await pool_of({"a": {"chat": ["1"]}, "b": {"chat": ["2"]}}, OLD)
+    assert pool.router.serving(new_call()) is None
 
 
 async def test_the_version_is_known_before_the_engine_runs() -> None:
