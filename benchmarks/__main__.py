@@ -16,6 +16,7 @@ from benchmarks import (
     identity,
     limits,
     overhead,
+    plan,
     preemption,
     repeats,
     rollouts,
@@ -117,6 +118,12 @@ def run_embeddings(rounds: int = 5, write: Write = False) -> None:
     _end(embeddings.run(rounds, write=write))
 
 
+@app.command("plan")
+def run_plan(requests: int = 300, write: Write = False) -> None:
+    """How hard is it? What the question and the choice of a model cost (about 2 minutes)."""
+    _end(plan.run(requests, write=write))
+
+
 @app.command("structured")
 def run_structured(rounds: int = 5, write: Write = False) -> None:
     """Constrained against free decoding, and what compiling and checking forms of answers takes (about 4 minutes)."""
@@ -148,6 +155,7 @@ def run_all(context: typer.Context) -> None:
             scheduling.run(write=False),
             routing.run(write=False),
             affinity.run(4, write=False),
+            plan.run(300, write=False),
             tracing.run(4500, write=False),
             embeddings.run(5, write=False),
             structured.run(5, write=False),

@@ -199,4 +199,4 @@ def _goes_on(body: GenerationRequest) -> bool:
 
 
 def _has_tools(body: GenerationRequest) -> bool:
-    return False
+    return isinstance(body, ChatRequest) and bool(body.offered)

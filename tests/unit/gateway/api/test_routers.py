@@ -138,6 +138,16 @@ async def test_what_just_fits_is_counted_exactly(gateway: Gateway, triton: FakeT
     assert await answered_by(gateway, chat("x" * 237)) == "huge"
 
 
+async def test_tools_need_a_candidate_that_has_them(gateway: Gateway, triton: FakeTriton) -> None:
+    triton.score = 0.0
+    tools = [{"type": "function", "function": {"name": "row", "parameters": {"type": "object"}}}]
+    async with gateway.client.post(CHAT, json=chat("Row!", tools=tools)) as response:
+        assert response.status == 200
+        assert 'others="tiny: has no tools"' in response.headers["x-router"]
+    assert await answered_by(gateway, chat("Row!", tools=tools, tool_choice="none")) == "tiny"
+    assert triton.plans == ["Row!"]
+
+
 async def test_where_nobody_can_the_client_is_told_of_each_why(gateway: Gateway) -> None:
     status, answer = await gateway.ask(CHAT, chat("long " * 1000))
     assert (status, answer["error"]["code"], answer["error"]["param"]) == (400, "no_model_fits", "model")
