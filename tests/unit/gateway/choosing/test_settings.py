@@ -9,6 +9,7 @@ import pytest
 from gateway.accounting.prices import Prices
 from gateway.choosing.choice import Option, decide, predicted
 from gateway.config import ConfigError, Settings, load
+from gateway.core.call import Model
 from gateway.core.routed import Routed
 from tests.support.markdown import ROOT, Page
 
@@ -69,7 +70,11 @@ def test_the_example_of_the_documentation_is_what_the_settings_take(
 def _decided(settings: Settings, score: float) -> Routed:
     router, prices = (settings.choosing.routers or [])[0], Prices(settings.accounting)
     options = [
-        Option(one.model, cost=prices.price(one.model, 3, 1, 0), predicted=predicted(one.quality, score))
+        Option(
+            one.model,
+            cost=prices.price(Model(one.model, "generate", 4096, 0), 3, 1, 0),
+            predicted=predicted(one.quality, score),
+        )
         for one in router.candidates
     ]
     choice = decide(router, options)
