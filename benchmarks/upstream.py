@@ -17,6 +17,7 @@ PROMPT_TOKENS: Final = 32
 
 def make_app() -> web.Application:
     app = web.Application()
+    app.router.add_get("/v2/health/live", _ready)
     app.router.add_get("/v2/health/ready", _ready)
     app.router.add_get("/v2/models/{model}/ready", _ready)
     app.router.add_post("/v2/models/vllm/generate", _control)
