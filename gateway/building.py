@@ -1,9 +1,15 @@
 """What the composition root builds from the settings alone."""
 
+import secrets
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gateway.accounting.prices import NANO, Prices
+from gateway.cache.caching import Cache, ServingOf
+from gateway.cache.memory import Memory
+from gateway.cache.semantic.semantic import Semantic
+from gateway.cache.shelf import Shelf
 from gateway.choosing.chooser import Chooser, Lengths, Planning
 from gateway.choosing.memory import Paces
 from gateway.config import Settings
@@ -11,6 +17,10 @@ from gateway.core.call import Model
 from gateway.routing.models import Models, read_models
 from gateway.routing.router import Router
 from gateway.telemetry.metrics import Metrics
+from gateway.tokens.offload import Offload
+from gateway.triton.plan import Plans
+from gateway.valkey.connection import Valkey
+from gateway.valkey.outbox import Outbox
 from python_backends.grammar.checker import GrammarChecker
 
 # A router compares prices as of requests of this shape: a million tokens, a quarter of them generated.
@@ -64,3 +74,25 @@ def build_chooser(settings: Settings, metrics: Metrics, known: Known, plans: Pla
         paces=known.paces,
         choices=metrics.choices,
     )
+
+
+@dataclass(frozen=True)
+class Helpers:
+    """What the cache works with."""
+
+    valkey: Valkey
+    outbox: Outbox
+    plans: Plans
+    threads: Offload
+
+
+def build_cache(
+    settings: Settings, metrics: Metrics, helpers: Helpers, serving_of: ServingOf
+) -> tuple[Cache, Semantic]:
+    """And the part of it that has something to do in the background."""
+    own = settings.cache
+    shelf = Shelf(helpers.valkey, helpers.outbox, own, secrets.token_hex(8), metrics.cache_stores)
+    memory = Memory(own.local_bytes, own.local_s, time.monotonic)
+    encoder = settings.models.embedding_model_name
+    semantic = Semantic(shelf, helpers.plans, helpers.threads, own, metrics, encoder=encoder)
+    return Cache(shelf, memory, own, metrics, serving_of, semantic=semantic), semantic

@@ -27,6 +27,11 @@ class Answer(msgspec.Struct, frozen=True, array_like=True):
     def usage(self) -> Usage:
         return Usage(*self.counts)
 
+    def of_prompt(self, tokens: int) -> "Answer":
+        """The same answer to another prompt of so many tokens."""
+        _, completion, cached = self.counts
+        return msgspec.structs.replace(self, counts=(tokens, completion, min(cached, tokens)))
+
     def age(self, now: float) -> float:
         """Seconds; another gateway's clock may be ahead."""
         return max(0.0, now - self.at)

@@ -12,9 +12,11 @@ from gateway.cache.answers import Answer, answer_of
 from gateway.cache.flight import Flight, FlightFailed
 from gateway.cache.keys import Place, place_of
 from gateway.cache.memory import Memory
-from gateway.cache.policy import Bypass, Terms, terms_of
+from gateway.cache.policy import Bypass, Terms, deterministic, terms_of
+from gateway.cache.semantic.question import Question
+from gateway.cache.semantic.semantic import SIMILARITY, Other, Semantic
 from gateway.cache.settings import CacheSettings
-from gateway.cache.shelf import Amount, Found, Shelf
+from gateway.cache.shelf import NO_QUESTION, Amount, Found, Shelf
 from gateway.core.call import Call, Serving, Usage
 from gateway.core.job import Chunk, GenerationJob
 from gateway.core.ports import Reply
@@ -40,6 +42,7 @@ class _Case:
     place: Place
     terms: Terms
     arm: str
+    identity: str
 
     def welcomes(self, answer: Answer, now: float) -> bool:
         return self.terms.freshness.welcomes(answer.age(now))
@@ -62,6 +65,7 @@ class Cache:
         metrics: Metrics,
         serving_of: ServingOf,
         *,
+        semantic: Semantic,
         clock: Callable[[], float] = time.time,
         random_share: Callable[[], float] = random.random,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -70,6 +74,7 @@ class Cache:
         self._memory = memory
         self._settings = settings
         self._serving_of = serving_of
+        self._semantic = semantic
         self._clock = clock
         self._random_share = random_share
         self._sleep = sleep
@@ -120,7 +125,7 @@ class Cache:
         if serving is None:
             return "version"
         place = place_of(job, caller, model, serving.identity, scope=settings.scope, epoch=settings.epoch)
-        return _Case(call, job, reply, compute, place, terms, serving.arm)
+        return _Case(call, job, reply, compute, place, terms, serving.arm, serving.identity)
 
     def _here(self, case: _Case) -> Answer | None:
         answer = self._memory.find(case.place)
@@ -169,8 +174,13 @@ class Cache:
                 flight.replay(found.answer)
                 self._memory.keep(case.place, found.answer)
                 return
+            question = self._question(case, found)
+            other = await self._in_other_words(case, question, flight)
+            if other is not None:
+                self._give(case, other, flight)
+                return
             await case.compute(flight.carrier, flight)
-            self._keep(case, found, flight)
+            self._keep(case, found, flight, question)
         except BaseException:  # cancellations too: whoever waits elsewhere is told, however it ends
             self._give_up(case)
             raise
@@ -178,7 +188,29 @@ class Cache:
             if self._flights.get(case.place) is flight:
                 del self._flights[case.place]
 
-    def _keep(self, case: _Case, found: Found, flight: Flight) -> None:
+    def _question(self, case: _Case, found: Found) -> Question | None:
+        """None where other words are of no use: without Valkey there are no answers to them either."""
+        if not case.terms.semantic or found.purges is None:
+            return None
+        return self._semantic.question(case.call, case.job, case.identity, certain=deterministic(case.job.body))
+
+    async def _in_other_words(self, case: _Case, question: Question | None, flight: Flight) -> Other | None:
+        if question is None or not case.terms.freshness.read:
+            return None
+        return await self._semantic.find(
+            flight.carrier, case.place, question, lambda answer: case.welcomes(answer, self._clock())
+        )
+
+    def _give(self, case: _Case, other: Other, flight: Flight) -> None:
+        """To all who wait: they ask the same, word for word. Its prompt is their own."""
+        told = {
+            AGE: str(int(other.answer.age(self._clock()))),
+            SIMILARITY: f"{other.similarity:.3f}",
+        }
+        flight.replay(other.answer.of_prompt(sum(len(prompt.ids) for prompt in case.job.prompts)), "hit-semantic", told)
+        self._give_up(case)
+
+    def _keep(self, case: _Case, found: Found, flight: Flight, question: Question | None) -> None:
         """Not what another arm answered than that in the key: after a second attempt nobody knows which it was."""
         carrier = flight.carrier
         answer = answer_of(carrier, flight.chunks, case.choices, self._clock())
@@ -187,7 +219,8 @@ class Cache:
             self._give_up(case)
             return
         self._memory.keep(case.place, answer)
-        self._shelf.keep(case.place, answer, found.purges, case.terms.ttl_s)
+        asked = NO_QUESTION if question is None else self._semantic.stored_form(question, carrier)
+        self._shelf.keep(case.place, answer, found.purges, case.terms.ttl_s, asked)
 
     def _give_up(self, case: _Case) -> None:
         if case.terms.shared:

@@ -6,12 +6,12 @@ still there when it ends, or of the last who left.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Final
 
 from gateway.cache.answers import Answer
-from gateway.core.call import Call, Usage
+from gateway.core.call import CacheOutcome, Call, Usage
 from gateway.core.identity import PRIORITY_CLASSES
 from gateway.core.job import Chunk
 from gateway.core.ports import Reply
@@ -20,6 +20,7 @@ from gateway.errors import ClientGone, ShuttingDown
 # Who would have at least so much more time for itself makes its own answer.
 FAIR_SHARE: Final = 0.9
 _USUAL: Final = "standard"
+NO_HEADERS: Final[Mapping[str, str]] = {}
 
 
 class FlightFailed(Exception):  # noqa: N818 - read as what happened; never leaves this package
@@ -39,6 +40,8 @@ class Flight:
         self.carrier.heartbeat = self._hearten
         self.chunks: list[Chunk] = []
         self.given: Answer | None = None
+        self._given_as: CacheOutcome = "coalesced"
+        self._headers: dict[str, str] = {}
         self._leader = leader
         self._asked_class = leader.priority_class
         self._payer: Call | None = None
@@ -68,9 +71,12 @@ class Flight:
     async def finish(self) -> None:
         """Whoever waits finishes its own reply."""
 
-    def replay(self, answer: Answer) -> None:
-        """It was made elsewhere."""
-        self.given = answer
+    def replay(
+        self, answer: Answer, outcome: CacheOutcome = "coalesced", headers: Mapping[str, str] = NO_HEADERS
+    ) -> None:
+        """It was made elsewhere. `headers`: what all who wait are told of it."""
+        self.given, self._given_as = answer, outcome
+        self._headers = dict(headers)
         self.chunks.extend(Chunk(choice, tokens) for choice, tokens in answer.chunks)
 
     def leads(self, call: Call) -> bool:
@@ -150,9 +156,11 @@ class Flight:
         carrier = self.carrier
         call.model_version = carrier.model_version if self.given is None else self.given.model_version
         if call is not self._leader or self.given is not None:
-            call.cache = "coalesced"
-            if "coalesced" not in call.stages:
-                call.mark("coalesced")
+            call.cache = self._given_as
+            call.headers.update(self._headers)
+            stage = "semantic" if self._given_as == "hit-semantic" else "coalesced"
+            if stage not in call.stages:
+                call.mark(stage)
             return
         call.cache = "miss"
         for name in _OF_THE_WORK:

@@ -61,16 +61,22 @@ def prefix_of(owner: str) -> str:
 
 def place_of(job: GenerationJob, caller: Caller, model: Model, identity: str, *, scope: Scope, epoch: str) -> Place:
     """`identity`: whatever tells apart what may answer under the model's name."""
-    who = {"tenant": caller.tenant, "key": f"{caller.tenant}\n{caller.key_id}", "shared": EVERYBODY}[scope]
-    adapter = None if model.adapter is None else model.adapter.checksum
     lengths = [(len(prompt.ids), prompt.max_tokens) for prompt in job.prompts]
-    head = (FORMAT, epoch, scope, who, model.name, identity, adapter, type(job.body).__name__, _said(job.body), lengths)
-    encoded = _ENCODER.encode(head)
+    encoded = _ENCODER.encode((*head_of(job, caller, model, identity, scope=scope, epoch=epoch), lengths))
     digest = sha256(struct.pack("<Q", len(encoded)) + encoded)
     for prompt in job.prompts:
         digest.update(array("I", prompt.ids).tobytes())
     owner = EVERYBODY if scope == "shared" else caller.tenant
     return Place(owner, f"{model.name}@{identity}:{digest.hexdigest()}")
+
+
+def head_of(
+    job: GenerationJob, caller: Caller, model: Model, identity: str, *, scope: Scope, epoch: str
+) -> tuple[object, ...]:
+    """Everything that counts but the prompts and the limits of tokens."""
+    who = {"tenant": caller.tenant, "key": f"{caller.tenant}\n{caller.key_id}", "shared": EVERYBODY}[scope]
+    adapter = None if model.adapter is None else model.adapter.checksum
+    return FORMAT, epoch, scope, who, model.name, identity, adapter, type(job.body).__name__, _said(job.body)
 
 
 def _said(body: GenerationRequest) -> bytes:

@@ -18,11 +18,15 @@ JITTER: Final = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """`ttl_s`: how long the answer is kept. `shared`: requests that come meanwhile wait for it instead of running."""
+    """`ttl_s`: how long the answer is kept. `shared`: requests that come meanwhile wait for it instead of running.
+
+    `semantic`: the answer to the same question in other words will do.
+    """
 
     freshness: Freshness
     ttl_s: float
     shared: bool
+    semantic: bool = False
 
 
 def terms_of(
@@ -33,14 +37,17 @@ def terms_of(
     random_share: Callable[[], float],
 ) -> Terms | Bypass:
     """`random_share`: in [0, 1[."""
-    if mode_of(settings, caller) == "off":
+    mode = mode_of(settings, caller)
+    if mode == "off":
         return "off"
     if not freshness.keep or body.store is False:
         return "no_store"
     certain = deterministic(body)
     if not certain and not _sampled(caller):
         return "sampled"
-    return Terms(freshness, _ttl(settings, caller, freshness, random_share), shared=certain and freshness.read)
+    shared = certain and freshness.read
+    ttl_s = _ttl(settings, caller, freshness, random_share)
+    return Terms(freshness, ttl_s, shared, semantic=mode == "semantic")
 
 
 def mode_of(settings: CacheSettings, caller: Caller) -> CacheMode:

@@ -1,22 +1,25 @@
 """What is answered from the cache, for how long, and how much of it is kept."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 import msgspec
 
-from gateway.core.identity import CacheMode
 from gateway.core.settings import Setting
 
+# Other words are for those who chose them: no server may decide it for everybody.
+UsualMode = Literal["off", "exact"]
 Scope = Literal["tenant", "key", "shared"]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
+Similarity = Annotated[float, msgspec.Meta(gt=0, le=1)]
+Count = Annotated[int, msgspec.Meta(ge=1)]
 Bytes = Annotated[int, msgspec.Meta(ge=0)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class CacheSettings:
     mode: Annotated[
-        CacheMode,
+        UsualMode,
         Setting(
             "For tenants and keys that say nothing else: `exact` answers a deterministic request that came before from "
             "the cache, `off` none.",
@@ -80,6 +83,34 @@ class CacheSettings:
     wait_s: Annotated[
         float, msgspec.Meta(ge=0), Setting("How long one request does, at most.", env="CACHE_WAIT_S", unit="s")
     ] = 3.0
+    semantic_thresholds: Annotated[
+        dict[str, Similarity] | None,
+        Setting(
+            "How near two questions must be, by embedding model (cosine); with another model nothing is compared. JSON "
+            "in the variable.",
+            env="CACHE_SEMANTIC_THRESHOLDS",
+        ),
+    ] = field(default_factory=lambda: {"all-minilm-l6-v2": 0.92})
+    semantic_timeout_s: Annotated[
+        Positive,
+        Setting(
+            "Longest wait for the embedding of a question; then it is computed.",
+            env="CACHE_SEMANTIC_TIMEOUT_S",
+            unit="s",
+        ),
+    ] = 0.1
+    semantic_max_characters: Annotated[
+        Count,
+        Setting(
+            "Longest question that is compared; of longer ones the embedding sees a part only.",
+            env="CACHE_SEMANTIC_MAX_CHARACTERS",
+            unit="characters",
+        ),
+    ] = 500
+    semantic_entries: Annotated[
+        Count, Setting("Questions that this gateway compares with, in all.", env="CACHE_SEMANTIC_ENTRIES")
+    ] = 50_000
+    semantic_tenant_entries: Annotated[Count, Setting("Of one tenant.", env="CACHE_SEMANTIC_TENANT_ENTRIES")] = 10_000
     count_tokens: Annotated[
         bool,
         Setting(

@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 from gateway.cache.answers import Answer, decode_answer, encode_answer
 from gateway.cache.keys import Place, prefix_of
 from gateway.cache.settings import CacheSettings
-from gateway.cache.shelf_scripts import FIND, PURGE, RELEASE, STATS, STORE
+from gateway.cache.shelf_scripts import ASKED, FIND, PURGE, RELEASE, STATS, STORE
 from gateway.errors import Unavailable
 from gateway.valkey.connection import Script, ScriptCall, Valkey, ValkeyAway
 from gateway.valkey.outbox import Outbox, Posted
@@ -27,6 +27,9 @@ LAST_LOOK_S: Final = 0.1
 NOBODY: Final = ""
 PATIENCE_S: Final = 5.0
 FROM_THE_START: Final = b"0"
+NO_QUESTION: Final = b""
+# What one look at a tenant's questions brings at most: about 250 KB.
+QUESTIONS: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,15 @@ class Found:
 class Amount:
     answers: int
     bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Questions by the names of their answers. `until`: when the last of them was asked. `more`: there may be."""
+
+    questions: list[tuple[str, bytes]]
+    until: bytes
+    more: bool
 
 
 class Shelf:
@@ -83,14 +95,16 @@ class Shelf:
             found = await self.find(place, make=True)
         return found
 
-    def keep(self, place: Place, answer: Answer, purges: bytes | None, ttl_s: float) -> None:
-        """`purges`: so many there were when it was begun. Never waits."""
+    def keep(
+        self, place: Place, answer: Answer, purges: bytes | None, ttl_s: float, question: bytes = NO_QUESTION
+    ) -> None:
+        """`purges`: so many there were when it was begun. `question`: for those who ask in other words. Never waits."""
         encoded = encode_answer(answer)
         if purges is None or len(encoded) > min(self._settings.max_answer_bytes, self._settings.tenant_bytes):
             self._outcomes("unavailable" if purges is None else "too_large").inc()
             self.release(place)
             return
-        bounds = (_ms(ttl_s), self._settings.tenant_bytes, self._lifetime_ms)
+        bounds = (_ms(ttl_s), self._settings.tenant_bytes, self._lifetime_ms, question)
         call = _call(STORE, place, self._gateway, encoded, purges, *bounds)
         stored = self._outcomes
         self._outbox.post(
@@ -105,6 +119,12 @@ class Shelf:
         """There will be no answer: others need not wait. Never waits; if it is lost, the lease ends by itself."""
         call = _call(RELEASE, place, self._gateway)
         self._outbox.post(Posted(call, done=lambda _: None, failed=lambda: None))
+
+    async def asked(self, owner: str, since: bytes) -> Asked:
+        """The next questions after `since`. Raises ValkeyAway."""
+        found, until = await self._valkey.run(ScriptCall(ASKED, [prefix_of(owner)], [since, QUESTIONS]))
+        questions = [(name.decode(), question) for name, question in found]
+        return Asked(questions, until, more=len(questions) == QUESTIONS)
 
     async def purge(self, owner: str, prefix: str) -> int:
         """How many answers went whose names begin so. Raises Unavailable: then some may be left."""

@@ -5,8 +5,10 @@
 | `a:<name>` | an answer |
 | `l:<name>` | who is making it, as long as others may wait for that |
 | `index` | sorted set: name → when it expires, Unix ms |
-| `sizes` | hash: name → bytes |
-| `state` | hash: `bytes` of all answers, `purges` so far |
+| `sizes` | hash: name → bytes, of the answer and its question |
+| `questions` | hash: name → the question that it answers, for those who ask in other words |
+| `asked` | sorted set: name → when its question came, Unix µs, each later than those before |
+| `state` | hash: `bytes` of all answers, `purges` so far, when the last question was `asked` |
 
 What expired leaves `index` and `sizes` a little with every answer that comes. Repeating a script changes nothing more.
 """
@@ -19,6 +21,8 @@ _FORGET: Final = """
 local function forget(name)
   redis.call('UNLINK', KEYS[1] .. 'a:' .. name)
   redis.call('ZREM', KEYS[1] .. 'index', name)
+  redis.call('HDEL', KEYS[1] .. 'questions', name)
+  redis.call('ZREM', KEYS[1] .. 'asked', name)
   local size = redis.call('HGET', KEYS[1] .. 'sizes', name)
   if not size then return 0 end
   redis.call('HDEL', KEYS[1] .. 'sizes', name)
@@ -43,9 +47,10 @@ return {answer, purges(), mine and 1 or 0}
 STORE: Final = Script.of(
     _FORGET
     + """
--- prefix; name, who made it, answer, purges when it was begun, ms to keep, bytes for all, ms that nothing outlives
+-- prefix; name, who made it, answer, purges when it was begun, ms to keep, bytes for all, ms that nothing outlives,
+--   its question ('' if nobody may ask in other words)
 -- -> 1: stored, 0: there was a purge meanwhile
-local name, owner, answer, most = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[6])
+local name, owner, answer, most, question = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[6]), ARGV[8]
 local lock = KEYS[1] .. 'l:' .. name
 if owner ~= '' and redis.call('GET', lock) == owner then redis.call('DEL', lock) end
 if purges() ~= ARGV[4] then return 0 end
@@ -56,15 +61,23 @@ forget(name)
 for _, old in ipairs(redis.call('ZRANGEBYSCORE', index, '-inf', now, 'LIMIT', 0, 32)) do forget(old) end
 redis.call('SET', KEYS[1] .. 'a:' .. name, answer, 'PX', ARGV[5])
 redis.call('ZADD', index, now + ARGV[5], name)
-redis.call('HSET', sizes, name, #answer)
-local bytes = redis.call('HINCRBY', state, 'bytes', #answer)
+redis.call('HSET', sizes, name, #answer + #question)
+local bytes = redis.call('HINCRBY', state, 'bytes', #answer + #question)
+local questions, asked = KEYS[1] .. 'questions', KEYS[1] .. 'asked'
+if question ~= '' then
+  local last = tonumber(redis.call('HGET', state, 'asked') or '0')
+  local at = string.format('%.0f', math.max(last + 1, time[1] * 1000000 + time[2]))
+  redis.call('HSET', state, 'asked', at)
+  redis.call('HSET', questions, name, question)
+  redis.call('ZADD', asked, at, name)
+end
 for _ = 1, 256 do
   if bytes <= most then break end
   local first = redis.call('ZRANGE', index, 0, 0)[1]
   if not first then break end
   bytes = bytes - forget(first)
 end
-for _, key in ipairs({index, sizes, state}) do redis.call('PEXPIRE', key, ARGV[7]) end
+for _, key in ipairs({index, sizes, state, questions, asked}) do redis.call('PEXPIRE', key, ARGV[7]) end
 return 1
 """
 )
@@ -96,6 +109,18 @@ end
 return {page[1], gone}
 """
 )
+
+ASKED: Final = Script.of("""
+-- prefix; asked after that, how many at most -> {{name, question} of each, when the last of them was asked}
+local since, found = ARGV[1], {}
+local page = redis.call('ZRANGEBYSCORE', KEYS[1] .. 'asked', '(' .. since, '+inf', 'WITHSCORES', 'LIMIT', 0, ARGV[2])
+for number = 1, #page, 2 do
+  local question = redis.call('HGET', KEYS[1] .. 'questions', page[number])
+  if question then found[#found + 1] = {page[number], question} end
+  since = page[number + 1]
+end
+return {found, since}
+""")
 
 STATS: Final = Script.of("""
 -- prefix -> {answers, bytes}

@@ -25,7 +25,7 @@ from python_backends.messages import GrammarOutcome, Timings, Truncation
 
 Task = Literal["generate", "embed"]
 # `coalesced`: the answer that somebody else was getting at the same time.
-CacheOutcome = Literal["hit-exact", "coalesced", "miss", "bypass"]
+CacheOutcome = Literal["hit-exact", "hit-semantic", "coalesced", "miss", "bypass"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,8 @@ import msgspec
 
 PriorityClass = Literal["interactive", "standard", "batch"]
 PRIORITY_CLASSES: Final[tuple[PriorityClass, ...]] = ("interactive", "standard", "batch")
-CacheMode = Literal["off", "exact"]
-CACHE_MODES: Final[tuple[CacheMode, ...]] = ("off", "exact")
+CacheMode = Literal["off", "exact", "semantic"]
+CACHE_MODES: Final[tuple[CacheMode, ...]] = ("off", "exact", "semantic")
 SCOPES: Final = frozenset({"inference", "embeddings", "admin", "metrics"})
 
 Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000_000)]
@@ -43,8 +43,9 @@ class Quotas(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, forb
 class CachePolicy(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, forbid_unknown_fields=True):
     """Whether answers come from the cache; None: as the tenant has it, or the server.
 
-    A key gets no more than its tenant. `max_ttl_s`: how long answers are kept at most. `sampled`: also answers that
-    would be different each time, of which everybody gets the first then.
+    A key gets no more than its tenant. `semantic`: also those to the same question in other words.
+    `max_ttl_s`: how long answers are kept at most. `sampled`: also answers that would be different each time, of which
+    everybody gets the first then.
     """
 
     mode: CacheMode | None = None

@@ -134,6 +134,7 @@ class Metrics:
         self.cache_local_bytes = Gauge(
             "trireme_cache_local_bytes", "Answers that this gateway keeps by itself.", registry=registry
         )
+        self._semantic(registry)
         self.cache_saved_tokens = Counter(
             "trireme_cache_saved_tokens",
             "Tokens of answers that nobody had to compute again.",
@@ -142,6 +143,23 @@ class Metrics:
         )
         self.cache_saved_price = Counter(
             "trireme_cache_saved_price", "What those would have cost.", ("model",), registry=registry
+        )
+
+    def _semantic(self, registry: CollectorRegistry) -> None:
+        self.cache_semantic = Counter(
+            "trireme_cache_semantic",
+            "Requests that may have the answer to other words, and what became of that.",
+            ("outcome", "reason"),
+            registry=registry,
+        )
+        self.cache_semantic_seconds = Histogram(
+            "trireme_cache_semantic_search_seconds",
+            "Time to find the nearest question, without its embedding.",
+            buckets=_STAGE_SECONDS,
+            registry=registry,
+        )
+        self.cache_semantic_entries = Gauge(
+            "trireme_cache_semantic_entries", "Questions that this gateway compares with.", registry=registry
         )
 
     def _ledger(self, registry: CollectorRegistry) -> None:

@@ -1,0 +1,1 @@
+"""Was it asked before in other words?"""

