@@ -158,13 +158,18 @@ class Flight:
         if call is not self._leader or self.given is not None:
             call.cache = self._given_as
             call.headers.update(self._headers)
-            stage = "semantic" if self._given_as == "hit-semantic" else "coalesced"
-            if stage not in call.stages:
-                call.mark(stage)
+            if not call.stages.keys() & {"coalesced", "semantic"}:
+                self._mark(call)
             return
         call.cache = "miss"
         for name in _OF_THE_WORK:
             setattr(call, name, getattr(carrier, name))
+
+    def _mark(self, call: Call) -> None:
+        if self._given_as == "hit-semantic":
+            call.mark("semantic")
+        else:
+            call.mark("coalesced")
 
     def _charge(self, call: Call) -> None:
         self._payer, used = call, self.carrier.usage

@@ -1,7 +1,8 @@
 """What is answered from the cache, for how long, and how much of it is kept."""
 
-from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Final, Literal
 
 import msgspec
 
@@ -14,6 +15,9 @@ Positive = Annotated[float, msgspec.Meta(gt=0)]
 Similarity = Annotated[float, msgspec.Meta(gt=0, le=1)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Bytes = Annotated[int, msgspec.Meta(ge=0)]
+
+# As chosen on labelled pairs: docs/benchmarks.md.
+THRESHOLDS: Final[Mapping[str, float]] = {"all-minilm-l6-v2": 0.92}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,11 +90,11 @@ class CacheSettings:
     semantic_thresholds: Annotated[
         dict[str, Similarity] | None,
         Setting(
-            "How near two questions must be, by embedding model (cosine); with another model nothing is compared. JSON "
-            "in the variable.",
+            "How near two questions must be (cosine), for embedding models beside all-minilm-l6-v2 (0.92), or for "
+            "that: name → 0 to 1; in the variable as JSON. Questions of a model without one are not compared.",
             env="CACHE_SEMANTIC_THRESHOLDS",
         ),
-    ] = field(default_factory=lambda: {"all-minilm-l6-v2": 0.92})
+    ] = None
     semantic_timeout_s: Annotated[
         Positive,
         Setting(
@@ -118,3 +122,7 @@ class CacheSettings:
             env="CACHE_COUNT_TOKENS",
         ),
     ] = False
+
+    def threshold(self, encoder: str) -> float | None:
+        """Of similarity, for the vectors of this model; None: nobody has measured what they mean."""
+        return {**THRESHOLDS, **(self.semantic_thresholds or {})}.get(encoder)

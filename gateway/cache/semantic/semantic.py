@@ -75,7 +75,7 @@ class Semantic:
         self._threads = threads
         self._settings = settings
         self._encoder = encoder or ""
-        self._floor = settings.semantic_thresholds.get(self._encoder) if settings.semantic_thresholds else None
+        self._floor = settings.threshold(self._encoder)
         self._today = today
         self._index = Index(settings.semantic_entries, settings.semantic_tenant_entries)
         self._known: dict[str, bytes] = {}

@@ -225,7 +225,15 @@ async def test_nobody_gets_what_was_told_elsewhere(valkey_url: str, requests: li
             before = [] if one["system"] is None else [Message(role="system", content=one["system"])]
             change = {} if one["change"] is None else {one["change"]: CHANGES[one["change"]]}
             job = asked(one["text"], *before, **change)
-            job = replace(job, prompts=[Prompt([crc32(one["text"].encode()) % 2**31, *map(ord, one["system"] or "")], 100)])
+            job = replace(
+                job,
+                prompts=[
+                    Prompt(
+                        [crc32(one["text"].encode()) % 2**31, *map(ord, one["system"] or "")],
+                        job.body.token_limit or 100,
+                    )
+                ],
+            )
             asking = caller(number, tenant=one["tenant"], model=replace(MODEL, adapter=one["adapter"]))
             sent = await gateway.ask(asking, Engine(pieces=[mark] * job.body.choices), job)
             assert set(sent) == {mark}
