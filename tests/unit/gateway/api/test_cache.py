@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gateway.api.keys import METRICS
-from gateway.app import OUTBOX
+from gateway.assembly.keys import OUTBOX
 from tests.fakes.triton import FakeTriton, Script
 from tests.unit.gateway.conftest import Gateway, StartGateway
 from tests.unit.gateway.waiting import until

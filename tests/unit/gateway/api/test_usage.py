@@ -10,7 +10,7 @@ from gateway.accounting.entries import Entry
 from gateway.accounting.stream import STREAM
 from gateway.accounting.usage import today
 from gateway.api.keys import ENTRIES, METRICS
-from gateway.app import OUTBOX
+from gateway.assembly.keys import OUTBOX
 from tests.fakes.triton import FakeTriton, Script
 from tests.unit.gateway.conftest import Gateway, StartGateway
 
