@@ -63,7 +63,9 @@ class Encoder:
 
 
 def build_embedder(engine: str, model_dir: Path, arguments: Mapping[str, Any]) -> Embedder:
-    return ScriptedEmbedder() if engine == "scripted" else TransformersEmbedder(model_dir, dict(arguments))
+    """The scripted one beside the scripted engine, unless the argument `scripted` says otherwise."""
+    scripted = arguments.get("scripted", engine == "scripted")
+    return ScriptedEmbedder() if scripted else TransformersEmbedder(model_dir, dict(arguments))
 
 
 class EmbeddingModel:
