@@ -22,6 +22,7 @@ from benchmarks import (
     rollouts,
     routing,
     scheduling,
+    semantic,
     structured,
     tracing,
 )
@@ -56,6 +57,16 @@ def run_identity(requests: int = identity.REQUESTS, litellm: LiteLlm = None, wri
 def run_cache(requests: int = cache.REQUESTS, litellm: LiteLlm = None, write: Write = False) -> None:
     """Hits and misses of the cache, beside LiteLLM's with Redis (about 4 minutes, and its installation)."""
     _end(cache.run(requests, write=write, litellm=litellm))
+
+
+@app.command("semantic")
+def run_semantic(
+    data: Annotated[Path | None, typer.Option(help="Labelled pairs of questions, CSV.", show_default=False)] = None,
+    requests: int = 200,
+    write: Write = False,
+) -> None:
+    """Answers to other words: right and wrong, and the time to find them (about 2 minutes)."""
+    _end(semantic.run(data, requests, write=write))
 
 
 @app.command("repeats")

@@ -11,7 +11,7 @@ from gateway.cache.semantic.question import Question
 from gateway.core.job import Vectors
 
 # Of one question, so many that are near are looked at.
-NEAREST: Final = 8
+NEAREST: Final = 32
 FIRST_ROWS: Final = 8
 
 

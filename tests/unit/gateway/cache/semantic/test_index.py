@@ -43,7 +43,7 @@ def test_it_finds_what_a_list_would(puts: list[tuple[str, str, int]], data: st.D
 
 def test_the_nearest_comes_first_and_only_some_of_many() -> None:
     index, wanted = Index(100, 100), vector(1)
-    for number in range(20):
+    for number in range(2 * NEAREST):
         index.put("a", f"n{number}", Question("?", "p"), unit(wanted + 0.002 * number * vector(2)))
     found = nearest(index, "a", "p", wanted)
     assert [near.entry.name for near in found] == [f"n{number}" for number in range(NEAREST)]
