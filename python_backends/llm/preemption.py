@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 MAX_PREEMPTIONS = 2
+# A member of vLLM's scheduler statistics, a dictionary from names to numbers: it carries ours out of the engine's
+# process. vLLM writes into it, and its loggers read it, in the front end, after ours have been taken out.
+PREEMPTION_CARRIER = "waiting_lora_adapters"
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,19 +26,18 @@ from python_backends.llm.engine import (
     EngineUnavailableError,
     LoadedAdapter,
 )
-from python_backends.llm.preemption import PreemptionStats
+from python_backends.llm.preemption import PREEMPTION_CARRIER, PreemptionStats
 from python_backends.messages import Constraint, FinishReason, Plan, Timings, TokenLogprob, TopLogprob
 
 log = logging.getLogger(__name__)
 
 SUPPORTED = SpecifierSet(">=0.24,<0.33", prereleases=True)
-# The preemptive scheduler builds on the insides of vLLM's, which are no public interface.
-PREEMPTIVE = SpecifierSet(">=0.32,<0.33", prereleases=True)
+# The preemptive scheduler builds on the insides of vLLM's, which are no public interface: they are looked at first.
 SCHEDULERS = "python_backends.llm.vllm_scheduler"
+INSIDES = "python_backends.llm.vllm_insides"
 # vLLM's kernels for LoRA on CPUs mix adapters up: see vllm_lora.py.
 CPU_WORKER = "vllm.v1.worker.cpu_worker.CPUWorker"
 LORA_CPU_WORKER = "python_backends.llm.vllm_lora.LoraCPUWorker"
-PREEMPTION_CARRIER = "num_kv_fetch_reqs_by_stage"
 _FINISH: dict[str, FinishReason] = {"stop": "stop", "length": "length", "abort": "abort", "repetition": "stop"}
 
 
@@ -87,7 +86,7 @@ class VllmEngine:
         async_llm = import_module("vllm.v1.engine.async_llm").AsyncLLM
         arguments = import_module("vllm.engine.arg_utils").AsyncEngineArgs(**self._arguments)
         config = arguments.create_engine_config(import_module("vllm.usage.usage_lib").UsageContext.ENGINE_CONTEXT)
-        if self._preempts:
+        if self.preempts:
             # Only now is it known whether vLLM schedules asynchronously.
             prefix = "Async" if config.scheduler_config.async_scheduling else ""
             config.scheduler_config.scheduler_cls = f"{SCHEDULERS}.{prefix}PreemptiveScheduler"
@@ -170,13 +169,14 @@ class VllmEngine:
         )
 
     @property
-    def _preempts(self) -> bool:
+    def preempts(self) -> bool:
+        """Whether the scheduler is ours: it is wanted, and this vLLM is made as it expects; the log says where not."""
         if not self._preemption or not self._by_priority or self._arguments.get("scheduler_cls"):
             return False
-        if self._version not in PREEMPTIVE:
-            log.warning("no preemption: the scheduler for it is written for vLLM %s, not %s", PREEMPTIVE, self._version)
-            return False
-        return True
+        missing = import_module(INSIDES).problems()
+        if missing:
+            log.error("no preemption: vLLM %s has no %s as its scheduler needs it", self._version, ", ".join(missing))
+        return not missing
 
     @property
     def _by_priority(self) -> bool:

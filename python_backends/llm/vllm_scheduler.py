@@ -21,7 +21,8 @@ flight is delivered before it may resume.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from itertools import chain
 from typing import Any
 
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
@@ -29,7 +30,20 @@ from vllm.v1.core.sched.interface import PauseState
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import RequestStatus
 
-from python_backends.llm.preemption import MAX_PREEMPTIONS, Candidate, PauseLedger, Running, choose_victims
+from python_backends.llm.preemption import (
+    MAX_PREEMPTIONS,
+    PREEMPTION_CARRIER,
+    Candidate,
+    PauseLedger,
+    Running,
+    choose_victims,
+)
+from python_backends.llm.vllm_insides import (
+    KEEPS_STALE_OUTPUT,
+    Release,
+    blocks_to_allocate,
+    computed_blocks,
+)
 
 # While it runs, a request that must not be paused again is more urgent than any client can ask for.
 PROTECTED = -(2**31)
@@ -38,8 +52,8 @@ REFRESH_INTERVAL = 0.2
 REFRESH_BLOCKS = 4096
 
 
-class PreemptiveScheduler(Scheduler):  # type: ignore[misc]
-    """For `scheduling_policy=priority`."""
+class PreemptiveScheduler(Release, Scheduler):  # type: ignore[misc]
+    """For `scheduling_policy=priority`. What differs between vLLM's releases is in vllm_insides.py."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -51,7 +65,11 @@ class PreemptiveScheduler(Scheduler):  # type: ignore[misc]
     def schedule(self, *args: Any, **kwargs: Any) -> Any:
         self._refresh_saved_blocks()
         self._make_room()
+        held_back = self._hold_back()
         output = super().schedule(*args, **kwargs)
+        for queue, request in held_back:
+            queue.add_request(request)
+        self._note_scheduled(output)
         self._note_resumed(output)
         return output
 
@@ -59,9 +77,10 @@ class PreemptiveScheduler(Scheduler):  # type: ignore[misc]
 
     def _make_room(self) -> None:
         """Pause running requests for as many waiting ones as outrank them."""
-        if not self.waiting or not self.running or self._pause_state != PauseState.UNPAUSED:
+        if not self.running or self._pause_state != PauseState.UNPAUSED:
             return
-        if self.waiting.peek_request().priority >= max(one.priority for one in self.running):
+        first = next(self._waiting_in_order(), None)
+        if first is None or first.priority >= max(one.priority for one in self.running):
             return
         slots = self._spare_slots()
         blocks = self._spare_blocks()
@@ -80,7 +99,7 @@ class PreemptiveScheduler(Scheduler):  # type: ignore[misc]
 
     def _startable(self) -> Iterator[Any]:
         """Waiting requests that this step could start, in the order in which it will try."""
-        return (request for request in self.waiting if self._is_startable(request))
+        return (request for request in self._waiting_in_order() if self._is_startable(request))
 
     def _is_startable(self, request: Any) -> bool:
         if request.status == RequestStatus.WAITING_FOR_STRUCTURED_OUTPUT_GRAMMAR:
@@ -89,7 +108,7 @@ class PreemptiveScheduler(Scheduler):  # type: ignore[misc]
                 return False
         elif request.status not in (RequestStatus.WAITING, RequestStatus.PREEMPTED):
             return False
-        return self._may_stay(request) and self._has_adapter_room(request)
+        return not self._is_in_flight(request) and self._may_stay(request) and self._has_adapter_room(request)
 
     def _has_adapter_room(self, request: Any) -> bool:
         if not self.lora_config or request.lora_request is None:
@@ -100,9 +119,8 @@ class PreemptiveScheduler(Scheduler):  # type: ignore[misc]
     def _spare_slots(self) -> int:
         """Requests that hold KV blocks and can go on are started before all others."""
         ready = (RequestStatus.WAITING, RequestStatus.PREEMPTED)
-        returning = sum(one.status in ready for one in self.kv_holding_waiting)
-        taken = len(self.running) + self.num_waiting_for_streaming_input + returning
-        return int(self.max_num_active_reqs - taken)
+        returning = sum(one.status in ready for one in self._returning())
+        return int(self._most_running - len(self.running) - self.num_waiting_for_streaming_input - returning)
 
     def _spare_blocks(self) -> int:
         """KV blocks for waiting requests: free or about to be, less what the running ones need to go on."""
@@ -114,9 +132,10 @@ class PreemptiveScheduler(Scheduler):  # type: ignore[misc]
     def _blocks_to_start(self, request: Any) -> int:
         """For all its tokens so far, less the cached blocks that others hold at this moment."""
         manager = self.kv_cache_manager
-        cached, hits, _ = manager.get_computed_blocks(request)
+        cached, hits = computed_blocks(manager, request)
         tokens = min(request.num_tokens, self.max_model_len)
-        needed = manager.coordinator.get_num_blocks_to_allocate(
+        return blocks_to_allocate(
+            manager,
             request_id=request.request_id,
             num_tokens=min(tokens + self.num_lookahead_tokens, self.max_model_len),
             new_computed_blocks=cached.blocks,
@@ -127,7 +146,6 @@ class PreemptiveScheduler(Scheduler):  # type: ignore[misc]
             apply_admission_cap=True,
             prefill_end=max(request.num_prompt_tokens, request.num_tokens - 1),
         )
-        return int(needed)
 
     def _victims(self, candidate: Candidate) -> list[Running]:
         running = [
@@ -145,15 +163,16 @@ class PreemptiveScheduler(Scheduler):  # type: ignore[misc]
     def _pause(self, request_id: str) -> None:
         request = self.requests[request_id]
         self.running.remove(request)
-        self._preempt_request(request, time.monotonic(), drop_stale_output=self.requires_kv_delivery)
+        how = {"drop_stale_output": self.requires_kv_delivery} if KEEPS_STALE_OUTPUT else {}
+        self._preempt_request(request, time.monotonic(), **how)
         # Should it resume in this very step, the model runner must be told all its tokens again.
         self.prev_step_scheduled_req_ids.discard(request_id)
 
-    def _preempt_request(self, request: Any, timestamp: float, drop_stale_output: bool = False) -> None:
+    def _preempt_request(self, request: Any, timestamp: float, *args: Any, **kwargs: Any) -> None:
         """Also what vLLM itself calls when a running request finds no block."""
         self._restore_priority(request)
         computed = request.num_computed_tokens - request.num_output_placeholders
-        super()._preempt_request(request, timestamp, drop_stale_output)
+        super()._preempt_request(request, timestamp, *args, **kwargs)
         self._ledger.pause(request.request_id, timestamp, computed)
 
     def _note_resumed(self, output: Any) -> None:
@@ -180,10 +199,7 @@ class PreemptiveScheduler(Scheduler):  # type: ignore[misc]
     def _restore_priority(self, request: Any) -> None:
         request.priority = self._own_priorities.pop(request.request_id, request.priority)
 
-    def _handle_blocked_waiting_request(self, request: Any) -> bool:
-        return bool(super()._handle_blocked_waiting_request(request)) and self._may_stay(request)
-
-    def _may_stay(self, request: Any) -> bool:
+    def _may_stay(self, request: Any, also: Collection[Any] = ()) -> bool:
         """Whether a request that must not be paused again may run now: it fits beside its like, and leaves them a slot.
 
         The slot is for requests that may be paused, so that the next urgent one finds a victim; it goes to this one
@@ -191,15 +207,16 @@ class PreemptiveScheduler(Scheduler):  # type: ignore[misc]
         """
         if request.num_preemptions < MAX_PREEMPTIONS:
             return True
-        protected = [one for one in self.running if one.num_preemptions >= MAX_PREEMPTIONS]
+        protected = [one for one in chain(self.running, also) if one.num_preemptions >= MAX_PREEMPTIONS]
         if not protected:
             return True
         if sum(self._most_blocks(one) for one in (*protected, request)) >= self.kv_cache_config.num_blocks:
             return False
-        if len(protected) + 1 < self.max_num_active_reqs:
+        if len(protected) + 1 < self._most_running:
             return True
         return not any(
-            one.num_preemptions < MAX_PREEMPTIONS and one.priority <= request.priority for one in self.waiting
+            one.num_preemptions < MAX_PREEMPTIONS and one.priority <= request.priority
+            for one in self._waiting_in_order()
         )
 
     def _most_blocks(self, request: Any) -> int:
@@ -230,7 +247,7 @@ class PreemptiveScheduler(Scheduler):  # type: ignore[misc]
         for request in sorted(self.requests[request_id] for request_id in self._ledger.paused):
             if sum(map(len, saved)) >= REFRESH_BLOCKS:
                 break
-            cached, _, _ = self.kv_cache_manager.get_computed_blocks(request)
+            cached, _ = computed_blocks(self.kv_cache_manager, request)
             saved.append([block for group in cached.blocks for block in group if not block.is_null])
         return saved
 
@@ -240,7 +257,7 @@ class PreemptiveScheduler(Scheduler):  # type: ignore[misc]
         """The counts ride in a dictionary of vLLM's statistics; the engine's front end takes them out again."""
         stats = super().make_stats(*args, **kwargs)
         if stats is not None:
-            stats.num_kv_fetch_reqs_by_stage.update(self._ledger.take().to_wire())
+            getattr(stats, PREEMPTION_CARRIER).update(self._ledger.take().to_wire())
         return stats
 
 

@@ -20,6 +20,8 @@ from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
 from vllm.v1.structured_output import StructuredOutputManager
 
+from python_backends.llm.preemption import PREEMPTION_CARRIER
+
 BLOCK = 16
 _MODULUS = 2**31 - 1
 _VOCABULARY = 1000
@@ -152,7 +154,7 @@ class Steps:
     def _take(self, outputs: Any) -> None:
         for one in outputs.outputs:
             self.answers[one.request_id] += one.new_token_ids
-        for name, value in outputs.scheduler_stats.num_kv_fetch_reqs_by_stage.items():
+        for name, value in getattr(outputs.scheduler_stats, PREEMPTION_CARRIER).items():
             self.stats[name] = self.stats.get(name, 0) + value
 
     def run(self, limit: int = 5000) -> None:

