@@ -351,14 +351,14 @@ def _floor(logprob: float) -> float:
 
 
 def _timings(metrics: Any) -> Timings | None:
-    """RequestStateStats → milliseconds. Absent for requests with several choices."""
+    """RequestStateStats → milliseconds. Absent for requests with several choices. Preemptions are counted since 0.30."""
     if metrics is None:
         return None
     return Timings(
         queued=_ms(metrics.queued_ts, metrics.scheduled_ts),
         prefill=_ms(metrics.scheduled_ts, metrics.first_token_ts),
         decode=_ms(metrics.first_token_ts, metrics.last_token_ts),
-        preemptions=metrics.num_preemptions,
+        preemptions=getattr(metrics, "num_preemptions", 0),
     )
 
 

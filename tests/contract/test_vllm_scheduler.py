@@ -189,12 +189,18 @@ def test_a_request_that_must_not_pause_again_is_the_last_to_lose_its_blocks(buil
 
 def test_a_victim_goes_on_at_once_when_the_urgent_request_cannot_start_after_all(build: Build) -> None:
     steps = two_of_batch(build)
-    ready = steps.scheduler._handle_blocked_waiting_request
-    steps.scheduler._handle_blocked_waiting_request = lambda one: one.request_id != "urgent" and ready(one)
+    scheduler, hold_back = steps.scheduler, steps.scheduler._hold_back
+
+    def hold_back_urgent_too() -> list[Any]:
+        held = [(scheduler.waiting, one) for one in scheduler.waiting if one.request_id == "urgent"]
+        scheduler.waiting.remove_requests({one for _, one in held})
+        return [*hold_back(), *held]
+
+    scheduler._hold_back = hold_back_urgent_too
     steps.add("urgent", prompt(3), 5, INTERACTIVE)
     steps.step()
     steps.step()
-    del steps.scheduler._handle_blocked_waiting_request
+    del scheduler._hold_back
     steps.run()
     assert exact(steps, "urgent", prompt(3), 5) and steps.preemptions("new") > 0
     assert exact(steps, "old", prompt(1), 60) and exact(steps, "new", prompt(2), 60)
