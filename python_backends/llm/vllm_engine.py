@@ -351,7 +351,7 @@ def _floor(logprob: float) -> float:
 
 
 def _timings(metrics: Any) -> Timings | None:
-    """RequestStateStats → milliseconds. Absent for requests with several choices. Preemptions are counted since 0.30."""
+    """RequestStateStats → milliseconds. Absent for requests of several choices; preemptions are counted since 0.30."""
     if metrics is None:
         return None
     return Timings(
