@@ -18,6 +18,7 @@ from gateway.cache.semantic.semantic import SIMILARITY, Other, Semantic
 from gateway.cache.settings import CacheSettings
 from gateway.cache.shelf import NO_QUESTION, Amount, Found, Shelf
 from gateway.core.call import Call, Serving, Usage
+from gateway.core.freshness import Freshness
 from gateway.core.job import Chunk, GenerationJob
 from gateway.core.ports import Reply
 from gateway.errors import InvalidRequest
@@ -26,6 +27,8 @@ from gateway.telemetry.metrics import Metrics
 Compute = Callable[[Call, Reply[Chunk]], Awaitable[None]]
 # None if nobody knows.
 ServingOf = Callable[[Call], Serving | None]
+# Who may wait for one answer: those who would take the same ones in other words wait by themselves.
+Aboard = tuple[Place, Freshness | None]
 AGE: Final = "age"
 # So many pieces of a stored answer are sent before others get their turn.
 PIECES_A_TURN: Final = 32
@@ -46,6 +49,10 @@ class _Case:
 
     def welcomes(self, answer: Answer, now: float) -> bool:
         return self.terms.freshness.welcomes(answer.age(now))
+
+    @property
+    def aboard(self) -> Aboard:
+        return self.place, self.terms.freshness if self.terms.semantic else None
 
     @property
     def choices(self) -> int:
@@ -78,7 +85,7 @@ class Cache:
         self._clock = clock
         self._random_share = random_share
         self._sleep = sleep
-        self._flights: dict[Place, Flight] = {}
+        self._flights: dict[Aboard, Flight] = {}
         self._outcomes = metrics.cache_requests.labels
         self._stores = metrics.cache_stores.labels
         self._lookup_seconds = metrics.cache_lookup_seconds.observe
@@ -132,7 +139,7 @@ class Cache:
         return answer if answer is not None and case.welcomes(answer, self._clock()) else None
 
     def _flight(self, case: _Case) -> Flight | None:
-        flight = self._flights.get(case.place) if case.terms.shared else None
+        flight = self._flights.get(case.aboard) if case.terms.shared else None
         return flight if flight is not None and flight.takes(case.call) else None
 
     async def _ask(self, case: _Case) -> Found:
@@ -161,7 +168,7 @@ class Cache:
     def _begin(self, case: _Case, found: Found) -> Flight:
         flight = Flight(case.call)
         if case.terms.shared:
-            self._flights[case.place] = flight
+            self._flights[case.aboard] = flight
         flight.begin(partial(self._make, case, found))
         return flight
 
@@ -185,8 +192,8 @@ class Cache:
             self._give_up(case)
             raise
         finally:
-            if self._flights.get(case.place) is flight:
-                del self._flights[case.place]
+            if self._flights.get(case.aboard) is flight:
+                del self._flights[case.aboard]
 
     def _question(self, case: _Case, found: Found) -> Question | None:
         """None where other words are of no use: without Valkey there are no answers to them either."""
@@ -203,10 +210,7 @@ class Cache:
 
     def _give(self, case: _Case, other: Other, flight: Flight) -> None:
         """To all who wait: they ask the same, word for word. Its prompt is their own."""
-        told = {
-            AGE: str(int(other.answer.age(self._clock()))),
-            SIMILARITY: f"{other.similarity:.3f}",
-        }
+        told = {AGE: str(int(other.answer.age(self._clock()))), SIMILARITY: f"{other.similarity:.3f}"}
         flight.replay(other.answer.of_prompt(sum(len(prompt.ids) for prompt in case.job.prompts)), "hit-semantic", told)
         self._give_up(case)
 

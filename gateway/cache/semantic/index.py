@@ -12,7 +12,7 @@ from gateway.core.job import Vectors
 
 # Of one question, so many that are near are looked at.
 NEAREST: Final = 32
-FIRST_ROWS: Final = 8
+FIRST_ROWS: Final = 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -125,8 +125,8 @@ class Semantic:
                     log.info("the questions of %s cannot be read now: Valkey does not answer", owner)
 
     def _question(self, call: Call, job: GenerationJob, identity: str) -> Question | Unfit | str:
-        if self._floor is None:
-            return "encoder"
+        if self._floor is None or self._settings.scope == "shared":
+            return "encoder" if self._floor is None else "shared"
         if call.caller is None or call.model is None:
             return "form"
         return question_in(

