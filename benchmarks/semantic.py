@@ -192,7 +192,7 @@ def looked(size: int) -> list[str]:
     index, question = Index(size, size), Question("?", "p")
     began = time.perf_counter()
     for number in range(size):
-        index.put("a", str(number), question, vectors[number])
+        index.put("a", str(number), question, vectors[number], until=0.0)
     put = (time.perf_counter() - began) / size
     seconds = []
     for number in range(size, size + LOOKS):

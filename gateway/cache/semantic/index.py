@@ -17,12 +17,13 @@ FIRST_ROWS: Final = 1
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Entry:
-    """`name`: of the answer, among those of `owner`."""
+    """`name`: of the answer, among those of `owner`. `until`: when it goes."""
 
     owner: str
     name: str
     question: Question
     row: int
+    until: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,20 +33,26 @@ class Near:
 
 
 class _Partition:
-    """FP32[rows, dimensions]: one row for each entry, which stays where it is; rows of zeros are free."""
+    """FP32[rows, dimensions]: one row for each entry, which stays where it is; rows of zeros are free.
+
+    `used`: beyond that, none ever was taken.
+    """
 
     def __init__(self, dimensions: int) -> None:
         self.matrix = np.zeros((FIRST_ROWS, dimensions), dtype=np.float32)
         self.entries: list[Entry | None] = [None] * FIRST_ROWS
-        self.free = list(range(FIRST_ROWS))
+        self.free = list(reversed(range(FIRST_ROWS)))
+        self.used = 0
 
     def take_row(self) -> int:
         if not self.free:
             rows = len(self.entries)
             self.matrix = np.vstack([self.matrix, np.zeros_like(self.matrix)])
             self.entries.extend([None] * rows)
-            self.free.extend(range(rows, 2 * rows))
-        return self.free.pop()
+            self.free.extend(reversed(range(rows, 2 * rows)))
+        row = self.free.pop()
+        self.used = max(self.used, row + 1)
+        return row
 
 
 class Index:
@@ -60,7 +67,7 @@ class Index:
         self._owners: dict[str, OrderedDict[str, Entry]] = {}
         self.size = 0
 
-    def put(self, owner: str, name: str, question: Question, vector: Vectors) -> None:
+    def put(self, owner: str, name: str, question: Question, vector: Vectors, until: float) -> None:
         """`vector`: of length 1. One of other dimensions than its neighbours is left out."""
         self.drop(owner, name)
         partition = self._partitions.setdefault((owner, question.partition), _Partition(len(vector)))
@@ -68,7 +75,7 @@ class Index:
             return
         row = partition.take_row()
         partition.matrix[row] = vector
-        partition.entries[row] = entry = Entry(owner, name, question, row)
+        partition.entries[row] = entry = Entry(owner, name, question, row, until)
         self._owners.setdefault(owner, OrderedDict())[name] = entry
         self.size += 1
         while self.size > self._most or len(self._owners[owner]) > self._most_of_owner:
@@ -100,7 +107,7 @@ class Index:
     def matrix(self, owner: str, partition: str) -> Vectors | None:
         """To search with `top_rows`, in a thread too: rows that change meanwhile are checked by `near`."""
         found = self._partitions.get((owner, partition))
-        return None if found is None else found.matrix
+        return None if found is None else found.matrix[: found.used]
 
     def near(self, owner: str, question: Question, vector: Vectors, rows: list[int], floor: float) -> Iterator[Near]:
         """What stands in these rows now, if it still is as near as `floor`."""

@@ -31,11 +31,14 @@ class Question:
 
 
 class StoredQuestion(msgspec.Struct, frozen=True, array_like=True):
-    """`vector`: FP16[dimensions]; half of the bytes, for an error of the similarity below 0.0003."""
+    """`vector`: FP16[dimensions]; half of the bytes, for an error of the similarity below 0.0003. `until`: Unix
+    seconds, when its answer goes.
+    """
 
     partition: str
     text: str
     vector: bytes
+    until: float
 
 
 def question_in(
@@ -70,15 +73,18 @@ def _problem(body: ChatRequest, before: Sequence[Message], last: Message, most: 
     return "long" if len(last.text) > most else None
 
 
-def encode_question(question: Question, vector: Vectors) -> bytes:
-    stored = StoredQuestion(question.partition, question.text, vector.astype("<f2").tobytes())
+def encode_question(question: Question, vector: Vectors, until: float) -> bytes:
+    stored = StoredQuestion(question.partition, question.text, vector.astype("<f2").tobytes(), until)
     return msgspec.msgpack.encode(stored)
 
 
-def decode_question(stored: bytes) -> tuple[Question, Vectors]:
-    """The vector at length 1. Raises msgspec.DecodeError and ValueError for what makes no sense."""
+def decode_question(stored: bytes) -> tuple[Question, Vectors, float]:
+    """With its vector, at length 1, and when its answer goes.
+
+    Raises msgspec.DecodeError and ValueError for what makes no sense.
+    """
     found = msgspec.msgpack.decode(stored, type=StoredQuestion)
-    return Question(found.text, found.partition), unit(np.frombuffer(found.vector, dtype="<f2"))
+    return Question(found.text, found.partition), unit(np.frombuffer(found.vector, dtype="<f2")), found.until
 
 
 def unit(vector: "NDArray[np.float16] | Vectors") -> Vectors:

@@ -56,7 +56,7 @@ class Other:
 class Semantic:
     """`encoder`: name of the model whose embeddings `plans` gives; without a threshold of its own nothing is compared.
 
-    `threads`: for indexes of many rows. `today`: the date, as templates of prompts may write it.
+    `threads`: for indexes of many rows. `today`: the date, as templates of prompts may write it. `clock`: Unix seconds.
     """
 
     def __init__(
@@ -69,6 +69,7 @@ class Semantic:
         *,
         encoder: str | None,
         today: Callable[[], str] = lambda: time.strftime("%Y-%m-%d"),
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._shelf = shelf
         self._plans = plans
@@ -77,6 +78,7 @@ class Semantic:
         self._encoder = encoder or ""
         self._floor = settings.threshold(self._encoder)
         self._today = today
+        self._clock = clock
         self._index = Index(settings.semantic_entries, settings.semantic_tenant_entries)
         self._known: dict[str, bytes] = {}
         self._behind: set[str] = set()
@@ -108,9 +110,11 @@ class Semantic:
             return None
         return await self._search(place.owner, question, planned, welcomes)
 
-    def stored_form(self, question: Question, call: Call) -> bytes:
+    def stored_form(self, question: Question, call: Call, ttl_s: float) -> bytes:
         """For the shelf: nothing unless there is an embedding."""
-        return NO_QUESTION if call.planned is None else encode_question(question, call.planned.embedding)
+        if call.planned is None:
+            return NO_QUESTION
+        return encode_question(question, call.planned.embedding, self._clock() + ttl_s)
 
     async def rebuild(self) -> None:
         """Until cancelled: read what was asked at other gateways, or before this one began, where there is much."""
@@ -145,9 +149,12 @@ class Semantic:
         self._known[owner] = max(self._known.get(owner, FROM_THE_START), news.until, key=int)
         for name, stored in news.questions:
             try:
-                self._index.put(owner, name, *decode_question(stored))
+                question, vector, until = decode_question(stored)
             except (msgspec.DecodeError, ValueError) as error:
                 log.warning("a stored question makes no sense and is left out: %s", error)
+                continue
+            if until > self._clock():
+                self._index.put(owner, name, question, vector, until)
 
     async def _search(
         self, owner: str, question: Question, planned: Planned, welcomes: Callable[[Answer], bool]
@@ -172,6 +179,9 @@ class Semantic:
         fetched, problem = 0, ""
         for near in nearest:
             entry = near.entry
+            if entry.until <= self._clock():
+                self._index.drop(entry.owner, entry.name)
+                continue
             against = objection(question.text, entry.question.text)
             if against is not None:
                 problem = problem or against

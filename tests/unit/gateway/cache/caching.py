@@ -153,7 +153,14 @@ class Gateway:
         self.memory = Memory(settings.local_bytes, settings.local_s, lambda: self.now)
         self.plans = Plans()
         self.semantic = Semantic(
-            self.shelf, self.plans, AtOnce(), settings, self.metrics, encoder="tiny-encoder", today=lambda: self.day
+            self.shelf,
+            self.plans,
+            AtOnce(),
+            settings,
+            self.metrics,
+            encoder="tiny-encoder",
+            today=lambda: self.day,
+            clock=lambda: self.now,
         )
         self.cache = Cache(
             self.shelf,

@@ -34,6 +34,10 @@ def ttl(freshness: Freshness = ANY_AGE, who: Caller | None = None, share: float 
         ("exact", "off", None, "off"),
         ("exact", "off", "exact", "off"),
         ("exact", "exact", "off", "off"),
+        ("exact", "semantic", None, "semantic"),
+        ("exact", "semantic", "exact", "exact"),
+        ("exact", "exact", "semantic", "exact"),
+        ("exact", None, "semantic", "semantic"),
     ],
 )
 def test_a_key_gets_no_more_than_its_tenant(

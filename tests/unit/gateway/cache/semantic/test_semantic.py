@@ -166,6 +166,16 @@ async def test_younger_answers_only_for_those_who_say_so(gateway: Gateway, engin
     assert [one.cache for one in calls] == ["miss", "miss"]
 
 
+async def test_what_has_expired_is_not_looked_for(gateway: Gateway, engine: Engine) -> None:
+    await gateway.ask(caller(1, freshness=Freshness(ttl_s=20)), engine, asked(FIRST))
+    before, after = caller(2), caller(3)
+    await gateway.ask(before, engine, asked(AGAIN))
+    gateway.now += 21
+    await gateway.ask(after, engine, asked(AGAIN))
+    assert (before.cache, after.cache) == ("hit-semantic", "miss")
+    assert looked(gateway, "far") == 2
+
+
 async def test_the_next_day_is_another_partition(gateway: Gateway, engine: Engine) -> None:
     await gateway.ask(caller(1), engine, asked(FIRST))
     gateway.day = "2026-01-02"
@@ -233,7 +243,9 @@ async def test_many_questions_of_before_are_read_in_the_background(redis: Redis,
     for number in range(2 * QUESTIONS + 1):
         question = Question(f"What is number {number}?", "p")
         vector = np.array([1.0, number, 0.0], dtype=np.float32)
-        gateway.shelf.keep(Place("acme", f"tiny@1:{number}"), answer, b"0", 100, encode_question(question, vector))
+        gateway.shelf.keep(
+            Place("acme", f"tiny@1:{number}"), answer, b"0", 100, encode_question(question, vector, 1e12)
+        )
     await gateway.outbox.flush()
     rebuilding = asyncio.create_task(gateway.semantic.rebuild())
     await gateway.ask(caller(1), Engine(), asked(FIRST))
