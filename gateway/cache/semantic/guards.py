@@ -36,6 +36,7 @@ _PLAIN: Final = (
     (regex.compile(r"'s\b"), ""),
     (regex.compile(r"s'(?=\s|$)"), "s"),
     (regex.compile(r"\b(tell|explain|show|give)( to)? me\b"), r"\1"),
+    (regex.compile(r"^(\W*(?:what|which) (?:is|are)) (?:some|any)\b"), r"\1"),
     (regex.compile(r"\bdo(?=\W*$)"), "act"),
     (
         regex.compile(

@@ -33,24 +33,26 @@ ANYBODY: Final = _words("i you")
 QUESTIONS: Final = {"which": "what", "whom": "who"} | {
     word: word for word in ("what", "who", "when", "where", "why", "how", "whose", "whether", "if")
 }
-# They change no answer.
+# They change no answer. Other prepositions do: in the box, on the box.
 FILLERS: Final = _words(
-    "a an the is are am be been being do does of in on at for to with there it its so such very really actually just "
-    "please tell explain some any also as ever exactly s re ve ll d m"
+    "a an the of to there it its so such very really actually just please tell explain also as ever exactly"
 )
 SAME: Final = {
-    "could": "can", "may": "can", "might": "can", "would": "will", "shall": "will", "were": "was", "did": "was",
-    "had": "have", "has": "have", "having": "have", "best": "good", "top": "good", "great": "good",
+    "are": "is", "am": "is", "be": "is", "been": "is", "being": "is", "re": "is", "m": "is", "were": "was",
+    "does": "do", "had": "have", "has": "have", "having": "have", "ve": "have", "would": "will", "shall": "will",
+    "ll": "will", "d": "will", "could": "can", "may": "can", "might": "can",
 }  # fmt: skip
 _ENDINGS: Final = (
-    ("sses", "ss"), ("ies", "y"), ("ied", "y"), ("ings", ""), ("ing", ""), ("ed", ""), ("es", ""), ("s", ""),
+    ("sses", "ss"), ("ies", "y"), ("ings", ""), ("ing", ""), ("es", ""), ("s", ""),
 )  # fmt: skip
 _NO_ENDINGS: Final = ("ss", "us", "is")
 _SHORTEST_STEM: Final = 3
 
 
 def stem(word: str) -> str:
-    """Without the ending of a plural or a verb; not of a person who does it, or of more of it: those are others."""
+    """Without the ending of a plural or a verb; not of a person who does it, of more of it, or of what is done to it:
+    those are others.
+    """
     found = word
     for ending, instead in _ENDINGS:
         short = word.removesuffix(ending) + instead

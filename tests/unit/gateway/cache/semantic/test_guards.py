@@ -14,6 +14,7 @@ SAME = [
     ("Which planets have rings?", "What planets have rings?"),
     ("What is the difference between cats and dogs?", "What is the difference between dogs and cats?"),
     ("Why do people lie?", "Why does people lie"),
+    ("What are some facts about Mars?", "What are the facts about Mars"),
     ("  Is water wet ?? ", "is water wet ??"),
 ]
 OTHER = [
@@ -42,12 +43,18 @@ OTHER = [
     ("Are there jobs in IT?", "Are there jobs in it?", "words"),
     ("How do I forgive someone?", "How do I forgive myself?", "words"),
     ("books by Tolkien", "books about Tolkien", "words"),
+    ("Is the cat in the box?", "Is the cat on the box?", "words"),
+    ("Does John love?", "Is John loved?", "words"),
+    ("Did he hit?", "Was he hit?", "words"),
+    ("What is a good score?", "What is the best score?", "words"),
+    ("Do all birds fly?", "Do some birds fly?", "words"),
     ("What is (a+b)*c?", "What is a+(b*c)?", "marks"),
     ("What is x < y?", "What is x > y?", "marks"),
     ("What does C++ mean?", "What does C mean?", "words"),
     ("Wie alt ist Rom?", "Wie alt ist Bonn?", "words"),
     ("Ist Gold teuer?", "Ist Gold nicht teuer?", "words"),
-    ("who are you", "who am I", "empty"),
+    ("who are you", "who am I", "person"),
+    ("of the", "of the", "empty"),
     ("", "", "empty"),
 ]
 
