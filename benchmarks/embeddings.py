@@ -32,7 +32,7 @@ MOST_WORDS = 60
 def run(rounds: int, *, write: bool) -> bool:
     """Measure, print and (with `write`) record; returns whether the goal was met where requests have several texts."""
     with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
-        settings = isolated_settings(Path(scratch), engine="vllm", triton_models=("embed",))
+        settings = isolated_settings(Path(scratch), engine="vllm")
         with (
             EmbeddedStack(settings, parts={"valkey", "triton", "gateway"}) as stack,
             ProcessPoolExecutor(1, initializer=_load, initargs=(settings.embedding_model.path,)) as bare,
