@@ -1,5 +1,6 @@
 """LoRA adapters in the real engine: trained ones answer as they were taught, beside the base model and each other."""
 
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -21,9 +22,9 @@ pytestmark = pytest.mark.e2e
 ADAPTERS = "/admin/v1/adapters"
 TAUGHT = {"boats": "Boats, boats, boats.", "stars": "Stars above, stars below."}
 MAX_LORAS, IN_MEMORY = 2, 4
-SWAPS = 200
+SWAPS = int(os.environ.get("SWAPS", "60"))
 # Caches of the allocator fill during the first swaps; after them memory may not grow with their number.
-WARM_UP = 40
+WARM_UP = SWAPS // 5
 GROWTH_BYTES = 64 * 1024 * 1024
 QUESTION = "What is the capital of France?"
 
@@ -116,8 +117,8 @@ def test_an_adapter_that_the_engine_refuses_harms_nobody(served: Served) -> None
     assert served.ask("boats").startswith("Boats")
 
 
-def test_two_hundred_swaps_under_load_fail_nobody_and_keep_memory_bounded(served: Served) -> None:
-    """Each swap registers, uses, promotes and removes a revision, while others talk to the base and to an adapter."""
+def test_swaps_under_load_fail_nobody_and_keep_memory_bounded(served: Served) -> None:
+    """Each of `SWAPS` registers, uses, promotes and removes a revision, while others talk to base and adapter."""
     for number in (0, 1):
         served.write(f"swapped/{number}", 500 + number)
     stop, failures = Event(), list[str]()
