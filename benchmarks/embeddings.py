@@ -34,7 +34,7 @@ def run(rounds: int, *, write: bool) -> bool:
     with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
         settings = isolated_settings(Path(scratch), engine="vllm")
         with (
-            EmbeddedStack(settings, parts={"valkey", "triton", "gateway"}) as stack,
+            EmbeddedStack(settings) as stack,
             ProcessPoolExecutor(1, initializer=_load, initargs=(settings.embedding_model.path,)) as bare,
         ):
             target = Target("Trireme", f"{stack.gateway_url}/v1", settings.embedding_model.name, stack.dev_key)

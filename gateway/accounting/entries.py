@@ -12,7 +12,7 @@ from gateway.core.mirrored import Mirrored
 
 Kind = Literal["request", "mirror"]
 # Requests that use the engine; all others are in the log only.
-ROUTES: Final = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/embeddings"})
+ROUTES: Final = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/rerank"})
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

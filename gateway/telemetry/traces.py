@@ -27,6 +27,7 @@ OPERATIONS: Final = {
     "/v1/chat/completions": "chat",
     "/v1/completions": "text_completion",
     "/v1/embeddings": "embeddings",
+    "/v1/rerank": "embeddings",
 }
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 _RATIO_BITS: Final = 64

