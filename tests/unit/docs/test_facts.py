@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from control_plane.settings import reference as control_reference
+from gateway.accounting.entries import Entry
 from gateway.accounting.identities import Identities
 from gateway.api.endpoints import ANY_KEY, Endpoint, endpoints
 from gateway.config import reference
@@ -126,6 +127,11 @@ def test_the_metrics_are_those_of_the_gateway() -> None:
     exported = {f"{family.name}_total" if family.type == "counter" else family.name for family in ours}
     documented = {span.partition("{")[0] for row in OPERATIONS.rows("Metrics") for span in spans(row[0])}
     assert {name for name in documented if name.startswith("trireme_")} == exported
+
+
+def test_the_members_of_an_entry_are_those_of_the_ledger() -> None:
+    documented = {span for row in page("docs/accounting.md").rows("An entry") for span in spans(row[0])}
+    assert documented == set(Entry.__struct_fields__)
 
 
 def sentences() -> dict[str, str]:
