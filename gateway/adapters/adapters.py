@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final, Protocol
 
-import msgspec
 from msgspec.structs import replace
 
 from gateway.adapters.registry import (
@@ -16,25 +15,22 @@ from gateway.adapters.registry import (
     Registry,
     Revision,
     added,
-    decode_registry,
     models_of,
     promoted,
     removed,
 )
 from gateway.adapters.settings import AdapterSettings
-from gateway.adapters.storage import AdapterStorage
 from gateway.core.call import Model
 from gateway.core.identity import NO_LIMITS, Limits
-from gateway.errors import AdaptersUnavailable, Conflict, InvalidRequest
+from gateway.errors import Conflict, InvalidRequest
 from gateway.telemetry.metrics import Metrics
+from gateway.valkey.document import Document, Followed
 from python_backends.adapters.directory import AdapterError, relative_path
 from python_backends.adapters.inspection import Base, Bounds, Found, inspect
 
 log = logging.getLogger(__name__)
 
-_RACES: Final = 10
 _RETIRED: Final = 1000
-Change = Callable[[Registry], Registry]
 
 
 class Models(Protocol):
@@ -53,7 +49,7 @@ class Adapters:
 
     def __init__(
         self,
-        storage: AdapterStorage,
+        document: Document[Registry],
         settings: AdapterSettings,
         models: Models,
         directories: Mapping[str, Path],
@@ -61,7 +57,7 @@ class Adapters:
         *,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._storage = storage
+        self._document = Followed(document, Registry(), take=self._apply, refuse=self._refuse)
         self._settings = settings
         self._bases = {one.name: one for one in models if one.task == "generate" and one.name in directories}
         self._taken = models.taken
@@ -69,14 +65,13 @@ class Adapters:
         self._registered = metrics.adapters
         self._refused = metrics.adapters_refused
         self._clock = clock
-        self._registry = Registry()
         self._models: dict[str, Model] = {}
         self._retired: OrderedDict[str, None] = OrderedDict()
         self.changed = asyncio.Event()
 
     def __iter__(self) -> Iterator[Model]:
         """What each name means now."""
-        return (self._models[record.name] for record in self._registry.adapters if record.name in self._models)
+        return (self._models[record.name] for record in self.registry.adapters if record.name in self._models)
 
     def find(self, name: str) -> Model | None:
         """By its name, or `name@revision`."""
@@ -84,7 +79,7 @@ class Adapters:
 
     @property
     def registry(self) -> Registry:
-        return self._registry
+        return self._document.held
 
     @property
     def retired(self) -> frozenset[str]:
@@ -93,10 +88,7 @@ class Adapters:
 
     async def follow(self) -> None:
         """Until Valkey is away: then the last valid registry goes on. Raises AdaptersUnavailable."""
-        async with self._storage.changes() as changes:
-            while True:
-                await self._refresh()
-                await changes.wait(self._settings.refresh_s)
+        await self._document.follow(self._settings.refresh_s)
 
     async def add(
         self,
@@ -131,11 +123,11 @@ class Adapters:
         def change(held: Registry) -> Registry:
             return added(held, name, base_name, new, promote=promote, limits=limits)
 
-        return (await self._change(change)).get(name)
+        return (await self._document.change(change)).get(name)
 
     async def promote(self, name: str, revision: str) -> AdapterRecord:
         """New requests get this revision; those that run keep theirs. Raises NotFound."""
-        return (await self._change(lambda held: promoted(held, name, revision))).get(name)
+        return (await self._document.change(lambda held: promoted(held, name, revision))).get(name)
 
     async def change(self, name: str, *, pinned: bool | None = None, limits: Limits | None = None) -> AdapterRecord:
         """Raises NotFound."""
@@ -145,13 +137,13 @@ class Adapters:
             pin, bounds = record.pinned if pinned is None else pinned, record.limits if limits is None else limits
             return held.put(replace(record, pinned=pin, limits=bounds))
 
-        return (await self._change(changed)).get(name)
+        return (await self._document.change(changed)).get(name)
 
     async def remove(self, name: str, revision: str | None = None) -> AdapterRecord:
         """As it was. Raises NotFound, Conflict for the current revision of several."""
-        await self._refresh()
-        record = self._registry.get(name)
-        await self._change(lambda held: removed(held, name, revision))
+        await self._document.refresh()
+        record = self.registry.get(name)
+        await self._document.change(lambda held: removed(held, name, revision))
         return record
 
     def _base(self, name: str | None) -> str:
@@ -173,42 +165,20 @@ class Adapters:
         except AdapterError as error:
             raise InvalidRequest(str(error), param="path", code="invalid_adapter") from error
 
-    async def _change(self, change: Change) -> Registry:
-        """By compare-and-set, again when somebody else was faster. Raises GatewayError."""
-        for _ in range(_RACES):
-            await self._refresh()
-            held = self._registry
-            wanted = replace(change(held), version=held.version + 1)
-            if await self._storage.replace(held.version, wanted):
-                self._apply(wanted)
-                return wanted
-        raise AdaptersUnavailable("too many others are changing the adapters: try again", retry_after=1.0)
+    def _refuse(self, problem: str) -> None:
+        self._refused.inc()
+        log.warning("the registry of adapters is refused, the last good one goes on: %s", problem)
 
-    async def _refresh(self) -> None:
-        """Take what Valkey holds, when it is new; write ours back where Valkey lost it. Versions only grow."""
-        data = await self._storage.read()
-        try:
-            registry = Registry() if data is None else decode_registry(data)
-        except (msgspec.DecodeError, ValueError) as error:
-            self._refused.inc()
-            log.warning("the registry of adapters is refused, the last good one goes on: %s", error)
-            return
-        if registry.version < self._registry.version:
-            log.warning("Valkey lost version %d of the adapters' registry: written back", self._registry.version)
-            await self._storage.replace(registry.version, self._registry)
-        elif registry != self._registry:
-            self._apply(registry)
-
-    def _apply(self, registry: Registry) -> None:
+    def _apply(self, registry: Registry) -> bool:
         """Swap everything at once. Requests that run keep the model that they were given."""
         current = registry.checksums()
-        for checksum in self._registry.checksums() - current:
+        for checksum in self.registry.checksums() - current:
             self._retired[checksum] = None
         for checksum in current & self._retired.keys():
             del self._retired[checksum]
         while len(self._retired) > _RETIRED:
             self._retired.popitem(last=False)
-        self._registry = registry
         self._models = models_of(registry, self._bases)
         self._registered.set(len(registry.adapters))
         self.changed.set()
+        return True

@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from gateway.core.call import AdapterRef, Model
 from gateway.core.identity import NO_LIMITS, Limits
+from gateway.core.versioned import Versioned
 from gateway.errors import Conflict, NotFound
 
 MAX_ADAPTERS: Final = 1000
@@ -53,10 +54,9 @@ class AdapterRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tru
         raise NotFound(f"adapter {self.name} has no revision {revision!r}; it has: {known}", param="revision")
 
 
-class Registry(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """`version` grows with every change."""
+class Registry(Versioned, frozen=True, omit_defaults=True, kw_only=True):
+    """All adapters that were added and not removed."""
 
-    version: Annotated[int, msgspec.Meta(ge=0)] = 0
     adapters: tuple[AdapterRecord, ...] = ()
 
     def get(self, name: str) -> AdapterRecord:

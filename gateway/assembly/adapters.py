@@ -4,7 +4,7 @@ from redis.asyncio import Redis
 
 from gateway.adapters.adapters import Adapters
 from gateway.adapters.keeper import Keeper
-from gateway.adapters.storage import AdapterStorage
+from gateway.adapters.storage import adapter_registry
 from gateway.config import Settings
 from gateway.routing.models import Models
 from gateway.routing.router import Router
@@ -15,8 +15,8 @@ from gateway.triton.control import EngineControl
 
 def read_adapters(settings: Settings, redis: Redis, models: Models, metrics: Metrics) -> Adapters:
     """Beside the models from now on."""
-    storage = AdapterStorage(redis, settings.auth.valkey_timeout_s)
-    adapters = Adapters(storage, settings.adapters, models, settings.models.directories, metrics)
+    document = adapter_registry(redis, settings.auth.valkey_timeout_s)
+    adapters = Adapters(document, settings.adapters, models, settings.models.directories, metrics)
     models.accept_adapters(adapters)
     return adapters
 

@@ -65,7 +65,7 @@ from gateway.mirroring.mirroring import Mirroring
 from gateway.pipeline import Pipeline
 from gateway.routing.attempts import Attempts
 from gateway.routing.directory import Directory
-from gateway.routing.document import Document
+from gateway.routing.document import routing_document
 from gateway.routing.meters import Meters
 from gateway.routing.router import Router
 from gateway.routing.sources import SystemResolver, configured, default_routes
@@ -215,5 +215,5 @@ def _routing(app: web.Application) -> tuple[Router, Directory]:
     router = Router(base, routing, probe, meters)
     models.accept_aliases(router.name_of)
     models.accept_versions(router.versions_of)
-    document = Document(app[REDIS], settings.auth.valkey_timeout_s)
+    document = routing_document(app[REDIS], settings.auth.valkey_timeout_s)
     return router, Directory(base, router, document, resolver=SystemResolver(), settings=routing, meters=meters)

@@ -8,6 +8,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from gateway.core.versioned import Versioned
+
 DEFAULT_GROUP: Final = "default"
 # The ensemble, and its route: no client can name it.
 PLAN: Final = "plan"
@@ -75,10 +77,9 @@ class ModelRoute(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, 
         return self.arms if self.mirror is None else (*self.arms, self.mirror.arm)
 
 
-class RoutingSnapshot(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, forbid_unknown_fields=True):
+class RoutingSnapshot(Versioned, frozen=True, omit_defaults=True, kw_only=True, forbid_unknown_fields=True):
     """`drained`: ids of backends that take no new calls, wherever those backends come from."""
 
-    version: NotNegative = 0
     backends: tuple[BackendSpec, ...] = ()
     models: tuple[ModelRoute, ...] = ()
     drained: tuple[str, ...] = ()

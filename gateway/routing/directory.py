@@ -3,21 +3,20 @@
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
-import msgspec
 from msgspec.structs import replace
 
-from gateway.core.snapshot import BackendSpec, RoutingSnapshot, decode_snapshot
+from gateway.core.snapshot import BackendSpec, RoutingSnapshot
 from gateway.errors import Conflict, InvalidRequest, NotFound, Unavailable
-from gateway.routing.document import Document
 from gateway.routing.meters import Meters
 from gateway.routing.settings import RoutingSettings
 from gateway.routing.sources import Resolver, discovered, merge
+from gateway.valkey.document import Document, Followed
 
 log = logging.getLogger(__name__)
 
-_RACES = 10
 Change = Callable[[RoutingSnapshot], RoutingSnapshot]
 
 
@@ -38,7 +37,7 @@ class Directory:
         self,
         base: RoutingSnapshot,
         applying: Applying,
-        document: Document,
+        document: Document[RoutingSnapshot],
         *,
         resolver: Resolver,
         settings: RoutingSettings,
@@ -46,19 +45,16 @@ class Directory:
     ) -> None:
         self._base = base
         self._applying = applying
-        self._document = document
+        refuse = partial(self._refuse, "document")
+        self._document = Followed(document, RoutingSnapshot(), take=self._take, refuse=refuse)
         self._resolver = resolver
         self._settings = settings
         self._meters = meters
         self._found: Sequence[BackendSpec] = ()
-        self._changes = RoutingSnapshot()
 
     async def follow(self) -> None:
         """Until Valkey is away: then the last valid document goes on. Raises Unavailable."""
-        async with self._document.changes() as changes:
-            while True:
-                await self._refresh()
-                await changes.wait(self._settings.document_refresh_s)
+        await self._document.follow(self._settings.document_refresh_s)
 
     async def discover(self) -> None:
         """One look-up, then the wait until the next. A failed one changes nothing. Raises Unavailable."""
@@ -70,7 +66,7 @@ class Directory:
         except OSError as error:
             self._meters.refused.labels("dns").inc()
             raise Unavailable(f"{name} cannot be looked up: {error}") from error
-        self._put_together(discovered(addresses, self._settings.dns_port), self._changes, "dns")
+        self._put_together(discovered(addresses, self._settings.dns_port), self._document.held, "dns")
         await asyncio.sleep(self._settings.dns_refresh_s)
 
     async def add(self, spec: BackendSpec) -> None:
@@ -108,41 +104,30 @@ class Directory:
         await self._change(change)
 
     async def _change(self, change: Change) -> None:
-        """By compare-and-set, again when somebody else was faster. Raises GatewayError."""
-        for _ in range(_RACES):
-            await self._refresh()
-            held = self._changes
-            wanted = replace(change(held), version=held.version + 1)
+        """Raises GatewayError: InvalidRequest for what makes no sense together with the other sources."""
+
+        def checked(document: RoutingSnapshot) -> RoutingSnapshot:
+            wanted = change(document)
             if problems := merge(self._base, self._found, wanted).validate():
                 raise InvalidRequest("; ".join(problems))
-            if await self._document.replace(held.version, wanted):
-                self._put_together(self._found, wanted, "document")
-                return
-        raise Unavailable("too many others are changing the backends: try again", retry_after=1.0)
+            return wanted
 
-    async def _refresh(self) -> None:
-        """Take what Valkey holds, when it is new; write ours back where Valkey lost it. Versions only grow."""
-        data = await self._document.read()
-        try:
-            document = RoutingSnapshot() if data is None else decode_snapshot(data)
-        except (msgspec.DecodeError, ValueError) as error:
-            self._refuse("document", str(error))
-            return
-        if document.version < self._changes.version:
-            log.warning("Valkey lost version %d of the routing document: written back", self._changes.version)
-            await self._document.replace(document.version, self._changes)
-        elif document != self._changes:
-            self._put_together(self._found, document, "document")
+        await self._document.change(checked)
 
-    def _put_together(self, found: Sequence[BackendSpec], document: RoutingSnapshot, source: str) -> None:
+    def _take(self, document: RoutingSnapshot) -> bool:
+        return self._put_together(self._found, document, "document")
+
+    def _put_together(self, found: Sequence[BackendSpec], document: RoutingSnapshot, source: str) -> bool:
+        """Whether it makes sense; then it is used."""
         merged = merge(self._base, found, document)
         if problems := merged.validate():
             self._refuse(source, "; ".join(problems))
-            return
-        self._found, self._changes = found, document
+            return False
+        self._found = found
         if merged != self._applying.snapshot:
             self._applying.apply(merged)
             log.info("routing document %d: %d backends", merged.version, len(merged.backends))
+        return True
 
     def _refuse(self, source: str, problem: str) -> None:
         self._meters.refused.labels(source).inc()

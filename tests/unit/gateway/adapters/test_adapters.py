@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 
 from gateway.adapters.adapters import Adapters
 from gateway.adapters.settings import AdapterSettings
-from gateway.adapters.storage import KEY, AdapterStorage
+from gateway.adapters.storage import KEY, adapter_registry
 from gateway.core.call import Model
 from gateway.core.identity import Limits
 from gateway.errors import Conflict, InvalidRequest, NotFound
@@ -32,7 +32,7 @@ def root(tmp_path: Path) -> Path:
 def new_gateway(redis: Redis, root: Path, model_dir: Path) -> "type[Adapters]":
     def make() -> Adapters:
         settings = AdapterSettings(adapters_dir=root, refresh_s=30.0)
-        return Adapters(AdapterStorage(redis, 5.0), settings, Models([TINY]), {"tiny": model_dir}, Metrics())
+        return Adapters(adapter_registry(redis, 5.0), settings, Models([TINY]), {"tiny": model_dir}, Metrics())
 
     return make  # type: ignore[return-value]
 
@@ -120,8 +120,8 @@ async def test_what_valkey_lost_is_written_back_and_nonsense_is_not_taken(adapte
     await adapters.add("pirate", "1")
     before = await redis.get(KEY)
     await redis.delete(KEY)
-    await adapters._refresh()
+    await adapters._document.refresh()
     assert await redis.get(KEY) == before
     await redis.set(KEY, json.dumps({"version": 99, "adapters": "none"}))
-    await adapters._refresh()
+    await adapters._document.refresh()
     assert adapters.find("pirate") is not None

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from gateway.api.keys import MODELS, ROUTER
 from gateway.auth.store import KeyStore
 from gateway.config import ConfigError, load
-from gateway.routing.document import CHANGED, KEY
+from gateway.core.document import CHANGED, KEY
 from tests.fakes.triton import FakeTriton, Script
 from tests.unit.gateway.conftest import Gateway, StartGateway
 from tests.unit.gateway.waiting import until

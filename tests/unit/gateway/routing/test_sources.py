@@ -6,10 +6,11 @@ import pytest
 from redis.asyncio import Redis
 
 from gateway.core.call import Model
+from gateway.core.document import CHANGED, KEY
 from gateway.core.snapshot import Arm, BackendSpec, ModelRoute, RoutingSnapshot
 from gateway.errors import Conflict, InvalidRequest, NotFound, Unavailable
 from gateway.routing.directory import Directory
-from gateway.routing.document import CHANGED, KEY, Document
+from gateway.routing.document import routing_document
 from gateway.routing.settings import RoutingSettings
 from gateway.routing.sources import SystemResolver, configured, default_routes, discovered, merge
 from gateway.telemetry.tasks import Tasks
@@ -41,7 +42,7 @@ class World:
         self.directory = Directory(
             self.pool.router.snapshot,
             self.pool.router,
-            Document(redis, 1.0),
+            routing_document(redis, 1.0),
             resolver=self.resolver,
             settings=self.pool.settings,
             meters=self.pool.meters,
@@ -211,7 +212,7 @@ async def test_without_valkey_changes_are_refused_and_routing_goes_on() -> None:
 
 
 async def test_only_the_version_that_was_read_can_be_replaced(redis: Redis) -> None:
-    document = Document(redis, 1.0)
+    document = routing_document(redis, 1.0)
     assert await document.read() is None
     assert await document.replace(0, RoutingSnapshot(version=1))
     assert not await document.replace(0, RoutingSnapshot(version=1, backends=(A,)))
