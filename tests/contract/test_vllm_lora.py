@@ -5,9 +5,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-
-pytest.importorskip("vllm")
-
 import torch
 from vllm.lora.punica_wrapper.punica_base import PunicaWrapperBase
 from vllm.platforms.cpu import CpuPlatform
