@@ -34,21 +34,28 @@ class AnswerSplitter:
     def called(self) -> bool:
         return self._begun > 0 and self._begun == self._ended
 
-    def feed(self, text: str, *, last: bool) -> dict[str, Any]:
-        """With the last text comes what was held back; white space alone is content only where no call was made."""
+    def feed(self, text: str, *, last: bool, cut: bool = False) -> dict[str, Any]:
+        """With the last text comes what was held back; white space alone is content only where no call was made.
+
+        `cut`: the answer ends in the middle. What may be the beginning of a further call is no content then.
+        """
         thought, answer = self._thoughts.feed(text)
         if last:
             rest = self._thoughts.finish()
             thought, answer = thought + rest[0], answer + rest[1]
-        delta = self._delta(thought, self._pieces(answer, last))
+        delta = self._delta(thought, self._pieces(answer, last, cut))
         if last and self._space and not self._begun:
             delta["content"] = delta.get("content", "") + self._space
         return delta
 
-    def _pieces(self, answer: str, last: bool) -> list[Piece]:
+    def _pieces(self, answer: str, last: bool, cut: bool) -> list[Piece]:
         if self._parser is None:
             return [Text(answer)] if answer else []
-        return [*self._parser.feed(answer), *(self._parser.finish() if last else ())]
+        found = self._parser.feed(answer)
+        held = self._parser.finish() if last else []
+        if cut and (self._begun or any(isinstance(one, Begin) for one in found)):
+            held = [one for one in held if not isinstance(one, Text)]
+        return [*found, *held]
 
     def _delta(self, thought: str, pieces: Iterable[Piece]) -> dict[str, Any]:
         delta: dict[str, Any] = {"reasoning_content": thought} if thought else {}

@@ -44,7 +44,7 @@ class ChatShape:
             delta["role"] = "assistant"
             self._first = False
         if self._splitter is not None:
-            delta |= self._splitter.feed(text, last=finish is not None)
+            delta |= self._splitter.feed(text, last=finish is not None, cut=finish == "length")
             reason = "tool_calls" if finish == "stop" and self._splitter.called else finish
         elif text or not finish:
             delta["content"] = text

@@ -109,6 +109,19 @@ def test_the_reason_says_whether_there_are_calls_that_are_whole(
     assert choices[-1]["finish_reason"] == reason
 
 
+@pytest.mark.parametrize("rest", ["\n<tool", "\n<tool_call>\n{", '\n<tool_call>\n{"name": "wea'])
+def test_the_beginning_of_a_further_call_that_was_cut_is_no_content(rest: str) -> None:
+    choices = answer(Postprocessing(calling=HERMES), [PARIS, rest], "length")
+    whole = joined(choices)
+    assert (whole["content"], len(whole["calls"]), choices[-1]["finish_reason"]) == ("", 1, "length")
+    assert joined(answer(Postprocessing(calling=HERMES), [PARIS, rest], "stop"))["content"] == rest
+
+
+def test_a_text_that_was_cut_where_a_call_could_begin_is_kept() -> None:
+    whole = joined(answer(Postprocessing(calling=HERMES), ["One < two <tool"], "length"))
+    assert (whole["content"], whole["calls"]) == ("One < two <tool", [])
+
+
 def test_only_the_first_call_is_told_of_where_calls_are_not_parallel() -> None:
     calling = Calling(format="hermes", names=["weather"], parallel=False)
     choices = answer(Postprocessing(calling=calling), [PARIS, ROME, ""])
