@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from gateway.core.identity import PRIORITY_CLASSES, PriorityClass
 from tests.unit.gateway.admission.making import arrived, new_scheduler, ticket
 
+NEVER = 1e9
 CEILINGS = {"interactive": 1.0, "standard": 0.95, "batch": 0.8}
 
 
@@ -60,8 +61,10 @@ def test_no_class_starts_beyond_its_ceiling_and_room_below_it_is_used(
     scheduler = new_scheduler(max_running=10, max_running_tokens=1000, max_queued=1000, overtake_tokens=10**9)
     running = []
     for now, (name, cost, ends) in enumerate(arrivals):
-        (one,) = arrived(scheduler, ticket(cost, of=name), now=now)
-        running += [*scheduler.dispatch(now), *([one] if one.state == "running" else [])]
+        (one,) = arrived(scheduler, ticket(cost, of=name, deadline=NEVER), now=now)
+        running += [one] if one.state == "running" else []
+        running += scheduler.dispatch(now)
+        assert len(running) == scheduler.running
         for done in running[:ends]:
             scheduler.finish(done, now)
         del running[:ends]
