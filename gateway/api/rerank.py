@@ -53,6 +53,7 @@ def parse_rerank(body: bytes | str) -> RerankRequest:
 async def create(request: web.Request) -> web.StreamResponse:
     body = await read_body(request, parse_rerank)
     call = request[CALL]
+    call.user = body.user
     choose_priority(request, body.priority)
     texts = body.texts
     asked = EmbeddingRequest(input=[body.query, *texts], model=body.model, truncate=body.truncate, normalize=True)

@@ -3,12 +3,20 @@
 import base64
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
+from redis.asyncio import Redis
 
+from gateway.accounting.entries import Entry
+from gateway.accounting.stream import STREAM
+from gateway.api.keys import ROUTER
+from gateway.core.document import KEY
+from gateway.core.snapshot import Arm, Division, ModelRoute, RoutingSnapshot, encode_snapshot
 from python_backends.messages import EmbeddingOptions
 from tests.fakes.triton import FakeTriton
-from tests.unit.gateway.conftest import Gateway
+from tests.unit.gateway.conftest import Gateway, StartGateway
+from tests.unit.gateway.waiting import until
 
 PATH = "/v1/embeddings"
 BODY: dict[str, Any] = {"model": "tiny-embed", "input": [[3, 4, 0], [9, 8]]}
@@ -116,3 +124,17 @@ async def test_documents_come_in_the_order_of_their_likeness(gateway: Gateway) -
 async def test_a_wrong_body_names_its_field(gateway: Gateway, body: dict[str, Any], param: str) -> None:
     status, answer = await gateway.ask(RERANK, {"model": "tiny-embed", **body})
     assert (status, answer["error"]["param"]) == (400, param)
+
+
+async def test_a_user_counts_as_one_in_an_experiment_wherever_it_asks(start: StartGateway, redis: Redis) -> None:
+    arms = (Arm(name="stable", triton_model="embed"), Arm(name="new", triton_model="embed"))
+    route = ModelRoute(name="tiny-embed", arms=arms, division=Division(experiment="ex_1", by="user"))
+    await redis.set(KEY, encode_snapshot(RoutingSnapshot(version=1, models=(route,))))
+    async with start() as gateway:
+        await until(lambda: gateway.app[ROUTER].snapshot.version == 1)
+        await gateway.ask(PATH, BODY | {"user": "ada"})
+        await gateway.ask(RERANK, {"model": "tiny-embed", "query": "a", "documents": ["b"], "user": "ada"})
+    entries = [msgspec.json.decode(fields[b"entry"], type=Entry) for _, fields in await redis.xrange(STREAM)]
+    first, second = entries
+    assert first.experiment == "ex_1"
+    assert (first.unit, first.arm) == (second.unit, second.arm)
