@@ -1,6 +1,6 @@
 """POST /v1/rerank: documents in the order of their likeness to a query."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 import numpy as np
@@ -11,7 +11,7 @@ from gateway.api.embeddings import VectorReply
 from gateway.api.keys import CALL, EMBEDDING, OFFLOAD
 from gateway.api.priority import choose_priority
 from gateway.api.responses import json_bytes
-from gateway.api.schema import RerankUsage
+from gateway.api.schema import RerankDocument, RerankList, RerankResult, RerankUsage
 from gateway.core.call import Call
 from gateway.core.job import Vectors
 from python_backends.messages import Truncation
@@ -71,9 +71,9 @@ def ranked(vectors: Vectors, most: int | None) -> list[tuple[int, float]]:
 
 
 def _encode(call: Call, body: RerankRequest, texts: list[str], vectors: Vectors) -> bytes:
-    results: list[dict[str, Any]] = []
-    for place, score in ranked(vectors, body.top_n):
-        document = {"document": {"text": texts[place]}} if body.return_documents else {}
-        results.append({"index": place, **document, "relevance_score": score})
+    results = [
+        RerankResult(place, score, RerankDocument(texts[place]) if body.return_documents else None)
+        for place, score in ranked(vectors, body.top_n)
+    ]
     usage = RerankUsage(call.usage.prompt, call.usage.prompt)
-    return msgspec.json.encode({"id": f"rerank-{call.uid}", "model": body.model, "results": results, "usage": usage})
+    return msgspec.json.encode(RerankList(f"rerank-{call.uid}", body.model or "", results, usage))
