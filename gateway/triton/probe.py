@@ -1,6 +1,8 @@
 """Questions that tell whether a Triton server can do its work."""
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
 
 import msgspec
 
@@ -17,6 +19,8 @@ _INDEX_PATH = "/v2/repository/index"
 _READY_ONLY = b'{"ready":true}'
 # Triton calls a model ready whose process has died, and one whose engine has; only a request tells.
 _STATE = b'{"plan":"{\\"control\\":\\"stats\\"}"}'
+# A server that does not tell its versions is asked again: it may have been set up anew, or only failed that once.
+SECRET_S: Final = 60.0
 
 Versions = Mapping[str, Sequence[str]]
 
@@ -39,17 +43,23 @@ _LOAD = msgspec.json.Decoder(EngineLoad)
 
 
 class TritonProbe:
-    """`models`: those that must be ready. Times in seconds."""
+    """`models`: those that must be ready. Times in seconds. `clock`: monotonic."""
 
     def __init__(
-        self, client: TritonClient, models: Sequence[str], ready_timeout_s: float, generate_timeout_s: float
+        self,
+        client: TritonClient,
+        models: Sequence[str],
+        ready_timeout_s: float,
+        generate_timeout_s: float,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._client = client
         # Not whether Triton itself is ready: it is not while any version is being loaded, or failed to.
         self._paths = ["/v2/health/live", *(f"/v2/models/{model}/ready" for model in models)]
         self._ready_timeout_s = ready_timeout_s
         self._generate_timeout_s = generate_timeout_s
-        self._secretive: set[str] = set()
+        self._clock = clock
+        self._secret_until: dict[str, float] = {}
 
     async def ready(self, backend: Backend) -> Condition:
         """The engine of the version that clients of Triton get must answer; another one that does not is left out."""
@@ -74,8 +84,8 @@ class TritonProbe:
             raise BackendFailed(f"backend {backend.name} generated nothing: {answer[:200].decode(errors='replace')}")
 
     async def _versions(self, backend: Backend) -> Versions:
-        """Of each model, the ready ones. Empty where Triton was told not to tell; that is not asked again."""
-        if backend.name in self._secretive:
+        """Of each model, the ready ones. Empty where Triton was told not to tell; then nobody asks for a while."""
+        if self._clock() < self._secret_until.get(backend.name, 0.0):
             return {}
         try:
             answer, _ = await self._client.post(backend, _INDEX_PATH, _READY_ONLY, timeout_s=self._ready_timeout_s)
@@ -83,7 +93,7 @@ class TritonProbe:
         except BackendLost:
             raise
         except (BackendFailed, msgspec.DecodeError):
-            self._secretive.add(backend.name)
+            self._secret_until[backend.name] = self._clock() + SECRET_S
             return {}
         versions: dict[str, list[str]] = {}
         for entry in entries:

@@ -8,7 +8,7 @@ import pytest
 from gateway.core.job import Backend
 from gateway.errors import BackendFailed, BackendLost
 from gateway.triton.client import TritonClient
-from gateway.triton.probe import TritonProbe
+from gateway.triton.probe import SECRET_S, TritonProbe
 from gateway.triton.settings import TritonSettings
 from tests.fakes.triton import FakeTriton
 
@@ -58,6 +58,18 @@ async def test_a_server_that_keeps_its_versions_secret_is_ready_all_the_same(
         condition = await probe.ready(Backend("a", triton.url))
         assert condition.versions == {}
         assert condition.load is not None
+
+
+async def test_what_was_kept_secret_may_be_told_later(triton: FakeTriton) -> None:
+    now = 0.0
+    async with aiohttp.ClientSession() as session:
+        probe = TritonProbe(TritonClient(session, TritonSettings()), ["chat"], 5.0, 5.0, lambda: now)
+        triton.versions = None
+        await probe.ready(Backend("a", triton.url))
+        triton.versions = {"chat": ["1"], "vllm": ["1"]}
+        assert (await probe.ready(Backend("a", triton.url))).versions == {}
+        now = SECRET_S
+        assert (await probe.ready(Backend("a", triton.url))).versions == triton.versions
 
 
 async def test_no_answer_is_no_secret(triton: FakeTriton, probe: TritonProbe) -> None:
