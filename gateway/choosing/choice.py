@@ -50,7 +50,7 @@ def decide(
     What a candidate cannot do, and the cost ceiling, are never given way to. Load and the latency budget are, when
     nobody would be left; a rule goes before them.
     """
-    verdicts = {option.model: _never(router, option) for option in options}
+    verdicts = {option.model: option.problem or too_dear(router, option.cost) for option in options}
     able = [option for option in options if not verdicts[option.model]]
     if not able:
         return Choice(None, "only", verdicts)
@@ -71,6 +71,13 @@ def decide(
     return _chosen(pick, reason, options, verdicts, verdict)
 
 
+def too_dear(router: RouterSpec, cost: float) -> str:
+    """What is said of a candidate above the ceiling, or ""."""
+    if router.max_cost is None or cost <= router.max_cost:
+        return ""
+    return f"costs {cost:g}, more than {router.max_cost:g}"
+
+
 def predicted(points: Sequence[tuple[float, float]], score: float) -> float:
     """The chance at `score`: straight lines between the points, level beyond them."""
     place = bisect_right(points, score, key=lambda point: point[0])
@@ -80,14 +87,6 @@ def predicted(points: Sequence[tuple[float, float]], score: float) -> float:
         return points[-1][1]
     (left, low), (right, high) = points[place - 1], points[place]
     return low + (high - low) * (score - left) / (right - left)
-
-
-def _never(router: RouterSpec, option: Option) -> str:
-    if option.problem:
-        return option.problem
-    if router.max_cost is not None and option.cost > router.max_cost:
-        return f"costs {option.cost:g}, more than {router.max_cost:g}"
-    return ""
 
 
 def _crowding(router: RouterSpec, option: Option) -> str:

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from prometheus_client import Counter
 
-from gateway.choosing.choice import Choice, Option, decide, predicted
+from gateway.choosing.choice import Choice, Option, decide, predicted, too_dear
 from gateway.choosing.memory import Conversations, Hardest, Paces
 from gateway.choosing.rules import Asked, Rules
 from gateway.choosing.settings import ChoosingSettings
@@ -106,12 +106,14 @@ class Chooser:
     async def _problem(
         self, call: Call, router: RouterSpec, candidate: CandidateSpec, body: GenerationRequest, asked: Asked
     ) -> str:
-        """Why this candidate cannot serve the request at all, or "". A key that names the router may use all of it."""
+        """Why this candidate can never be chosen for it, or "". A key that names the router may use all of it."""
         caller = call.caller
         if caller is not None and not caller.may_use(router.name) and not caller.may_use(candidate.model):
             return "not for this key"
         if asked.tools and not candidate.tools:
             return "has no tools"
+        if dear := too_dear(router, self._cost(candidate)):
+            return dear
         fits = await self._lengths.fits(call, self._model_of(candidate.model), body)
         return "" if fits else "too short a context"
 
@@ -130,7 +132,7 @@ class Chooser:
         return [
             Option(
                 model=one.model,
-                cost=self._cost_of(one.model) if one.cost is None else one.cost,
+                cost=self._cost(one),
                 predicted=None if score is None else predicted(one.quality, score),
                 ms=self._paces.expected_ms(one.model, body.token_limit),
                 problem=problems[one.model],
@@ -138,6 +140,9 @@ class Chooser:
             )
             for one in router.candidates
         ]
+
+    def _cost(self, candidate: CandidateSpec) -> float:
+        return self._cost_of(candidate.model) if candidate.cost is None else candidate.cost
 
     def _held(self, router: RouterSpec, key: bytes, body: GenerationRequest, call: Call) -> str | None:
         """The model of this conversation. A first turn without a session has none: it may be anybody's."""

@@ -122,6 +122,27 @@ async def test_rules_decide_before_anything_is_asked(gateway: Gateway, triton: F
     assert triton.plans == ["Tell me more"]
 
 
+async def test_what_is_too_dear_is_no_rules_and_nothing_is_asked_for_its_sake(
+    start: StartGateway, variables: dict[str, str], triton: FakeTriton
+) -> None:
+    middle = LARGE | {"cost": 5, "model": "middle"}
+    capped = {"name": "capped", "candidates": [SMALL, middle, LARGE], "target": 0.7, "max_cost": 10, "rules": RULES}
+    pair = capped | {"name": "pair", "candidates": [SMALL, LARGE]}
+    models = json.loads(variables["TRIREME_MORE_MODELS"])
+    variables |= {
+        "TRIREME_ROUTERS": json.dumps([capped, pair]),
+        "TRIREME_MORE_MODELS": json.dumps([*models, models[0] | {"name": "middle"}]),
+    }
+    triton.score = 0.9
+    async with start(**variables) as gateway:
+        assert await answered_by(gateway, chat("Tell me more", model="pair")) == "tiny"
+        assert triton.plans == []
+        async with gateway.client.post(CHAT, json=chat("Prove it", model="capped")) as response:
+            told = response.headers["x-router"]
+        assert ("rule=" in told, "score=0.900" in told) == (False, True)
+        assert triton.plans == ["Prove it"]
+
+
 async def test_what_is_too_long_for_a_candidate_goes_to_one_with_room_and_asks_nothing(
     gateway: Gateway, triton: FakeTriton
 ) -> None:
