@@ -151,6 +151,7 @@ class Member:
         """A lease of `call.cost` tokens. Raises BackendLost when the backend dies in the meantime."""
         cost, began = call.cost, self._clock()
         self._enter(call, cost)
+        self.ejection.tried()
         outcome: Outcome = "cancelled"
         try:
             async with self._leases[call]:
@@ -167,35 +168,35 @@ class Member:
             outcome = "refused"
             raise
         finally:
-            self.candidate.tokens -= cost
-            self._leave(call, outcome, began)
+            self._learn(call, outcome, began)
+            self._leave(call, cost)
 
     @asynccontextmanager
     async def hold_copy(self, call: Call) -> AsyncIterator[None]:
         """As `hold`, for what nobody waits for: however it ends, that is no evidence against this backend."""
-        lease, cost = asyncio.timeout(None), call.cost
-        self._leases[call] = lease
-        self.candidate.tokens += cost
-        self._idle.clear()
+        cost = call.cost
+        self._enter(call, cost)
         try:
-            async with lease:
+            async with self._leases[call]:
                 yield
         except TimeoutError as error:
             raise BackendLost(f"backend {self.spec.id} died: {self.health.reason}") from error
         finally:
-            self.candidate.tokens -= cost
-            del self._leases[call]
-            if not self._leases:
-                self._idle.set()
+            self._leave(call, cost)
 
     def _enter(self, call: Call, cost: int) -> None:
         self._leases[call] = asyncio.timeout(None)
         self.candidate.tokens += cost
-        self.ejection.tried()
         self._idle.clear()
 
-    def _leave(self, call: Call, outcome: Outcome, began: float) -> None:
+    def _leave(self, call: Call, cost: int) -> None:
         del self._leases[call]
+        self.candidate.tokens -= cost
+        if not self._leases:
+            self._idle.set()
+
+    def _learn(self, call: Call, outcome: Outcome, began: float) -> None:
+        """What the end of a request tells of this backend."""
         if call.last_token_at is not None:
             self._served_at = max(call.last_token_at, self._served_at or 0.0)
         if outcome in ("ok", "refused"):
@@ -205,8 +206,6 @@ class Member:
             self.ejection.abandoned()
         if not self.retired:
             self._meters.ended(self.spec.id, outcome, _first_token(call, began))
-        if not self._leases:
-            self._idle.set()
 
     def _blame(self, error: GatewayError) -> None:
         """A failure of a backend that is known to be down tells nothing new."""
