@@ -60,7 +60,7 @@ class Keeper:
         self._ordering = ordering
         self._orders = orders
         self._pause_s = pause_s
-        self._complained: set[tuple[str, bytes]] = set()
+        self._failed: Set[tuple[str, bytes]] = frozenset()
 
     def watch(self, tasks: Tasks) -> None:
         """Follow the registry and keep engines so, from now on."""
@@ -79,20 +79,22 @@ class Keeper:
         registry, retired = self._adapters.registry, self._adapters.retired
         known = {one.checksum for record in registry.adapters for one in record.revisions}
         pins = pins_of(registry)
+        failed = set()
         for backend, shelf in list(self._engines()):
             for control in orders_for(shelf, pins, known, retired):
-                await self._send(backend, control)
+                order = (backend.name, msgspec.json.encode(control))
+                if not await self._send(backend, control, again=order in self._failed):
+                    failed.add(order)
+        self._failed = failed
 
-    async def _send(self, backend: Backend, control: Control) -> None:
-        """A failure is told once: the next round tries again."""
-        order = (backend.name, msgspec.json.encode(control))
+    async def _send(self, backend: Backend, control: Control, *, again: bool) -> bool:
+        """Whether it is done; else the next round tries again. A failure is told once: not where it failed `again`."""
         try:
             await self._ordering.send(backend, control)
         except GatewayError as error:
             self._orders.labels(control.control, "failed").inc()
-            if order not in self._complained:
-                self._complained.add(order)
+            if not again:
                 log.warning("backend %s: %s: %s", backend.name, control.control, error.message)
-        else:
-            self._complained.discard(order)
-            self._orders.labels(control.control, "done").inc()
+            return False
+        self._orders.labels(control.control, "done").inc()
+        return True

@@ -1,9 +1,23 @@
 """What engines are told, until what they report is what is wanted."""
 
-from gateway.adapters.keeper import orders_for, pins_of
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+
+from gateway.adapters.adapters import Adapters
+from gateway.adapters.keeper import Keeper, orders_for, pins_of
 from gateway.adapters.registry import AdapterRecord, Registry, Revision
-from gateway.core.job import Shelf
+from gateway.adapters.settings import AdapterSettings
+from gateway.adapters.storage import adapter_registry
+from gateway.core.call import Model
+from gateway.core.job import Backend, Shelf
+from gateway.errors import BackendFailed
+from gateway.routing.models import Models
+from gateway.telemetry.metrics import Metrics
 from python_backends.messages import Adapter, Control
+from tests.support.adapters import write_adapter
 
 PIN = {"new": Adapter(path="pirate/2", checksum="new")}
 
@@ -39,3 +53,36 @@ def test_only_the_current_revision_of_a_pinned_adapter_is_kept() -> None:
     pinned = AdapterRecord(name="p", base="tiny", current="2", revisions=revisions, pinned=True)
     loose = AdapterRecord(name="q", base="tiny", current="1", revisions=revisions)
     assert pins_of(Registry(adapters=(pinned, loose))) == {"2": Adapter(path="p/2", checksum="2")}
+
+
+class Engine:
+    """One, which takes no orders."""
+
+    def __init__(self) -> None:
+        self.there = True
+
+    def __call__(self) -> Iterator[tuple[Backend, Shelf]]:
+        return iter([(Backend("a", "http://a"), shelf())] if self.there else [])
+
+    async def send(self, backend: Backend, control: Control) -> None:
+        raise BackendFailed("no room")
+
+
+async def test_a_failure_is_told_once_for_as_long_as_it_lasts(
+    redis: Redis, tmp_path: Path, model_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_adapter(tmp_path / "pirate" / "1")
+    models, metrics = Models([Model("tiny", "generate", 256, 0)]), Metrics()
+    settings = AdapterSettings(adapters_dir=tmp_path)
+    adapters = Adapters(adapter_registry(redis, 5.0), settings, models, {"tiny": model_dir}, metrics)
+    await adapters.add("pirate", "1")
+    await adapters.change("pirate", pinned=True)
+    engine = Engine()
+    keeper = Keeper(adapters, engine, engine, metrics.adapter_orders, 5.0)
+    told = []
+    for engine.there in (True, True, False, True):
+        await keeper.settle()
+        told.append(caplog.text.count("no room"))
+    assert told == [1, 1, 1, 2]
+    failed = {"action": "pin", "outcome": "failed"}
+    assert metrics.registry.get_sample_value("trireme_adapter_orders_total", failed) == 3
