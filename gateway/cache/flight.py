@@ -107,7 +107,7 @@ class Flight:
     async def _hearten(self, place: int) -> None:
         """While the work waits for its turn, all who wait for it do. Who has left meanwhile is not told."""
         for call in list(self._aboard):
-            if call.heartbeat is not None:
+            if call.heartbeat is not None and call in self._aboard:
                 with suppress(ClientGone):
                     await call.heartbeat(place)
 

@@ -269,6 +269,24 @@ async def test_all_who_wait_for_a_turn_are_told_their_place(crowd: Crowd) -> Non
     await crowd.end()
 
 
+async def test_who_left_while_others_were_told_is_told_nothing(crowd: Crowd) -> None:
+    told: list[int] = []
+
+    async def first(place: int) -> None:
+        told.append(1)
+        await crowd.leave(1)
+
+    async def second(place: int) -> None:
+        told.append(2)
+
+    await crowd.join(call(1, heartbeat=first), call(2, heartbeat=second))
+    assert crowd.engine.calls[0].heartbeat is not None
+    await crowd.engine.calls[0].heartbeat(7)
+    assert told == [1]
+    crowd.engine.tick(3)
+    await crowd.end()
+
+
 async def test_another_gateway_waits_for_the_answer(redis: Redis) -> None:
     one, other = Gateway(redis, name="one"), Gateway(redis, name="other")
     making, engine = Crowd(one, Engine(paced=True)), Engine()
