@@ -114,6 +114,24 @@ def test_an_entry_says_what_happened_when_and_to_whom() -> None:
     assert (entry.ms, entry.ttft_ms, entry.stages_ms) == (1500.0, pytest.approx(250.0), {"tokens": 1.235})
 
 
+def test_what_the_cache_spared_and_where_it_waited_are_in_entry_and_line(
+    ledger: Ledger, caplog: pytest.LogCaptureFixture
+) -> None:
+    hit = new_call(cache="hit-exact", spared=Usage(prompt=10, completion=3))
+    waited = new_call(priority_class="batch", queue_position=7)
+    waited.stages["admission"] = 12.5
+    with caplog.at_level(logging.INFO, "trireme.access"):
+        ledger.close(hit, Outcome(200))
+        ledger.close(waited, Outcome(200))
+    lines = [getattr(record, FIELDS) for record in caplog.records]
+    assert (lines[0]["cache"], lines[0]["tokens"]["prompt"]) == ("hit-exact", 0)
+    assert (lines[1]["queue_position"], lines[1]["stages_ms"]["admission"]) == (7, 12.5)
+    spared, queued = (entry_of(call, Outcome(200), 1.0) for call in (hit, waited))
+    assert spared is not None and queued is not None
+    assert (spared.cache, spared.spared_tokens, spared.spared_price) == ("hit-exact", 13, 10 * 2000 + 3 * 8000)
+    assert (queued.priority, queued.queue_position, queued.stages_ms["admission"]) == ("batch", 7, 12.5)
+
+
 def test_a_request_whose_body_made_no_sense_has_an_entry_without_model() -> None:
     entry = entry_of(new_call(model=None), Outcome(400, "invalid_json"), 0.0)
     assert entry is not None

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gateway.api.keys import ROUTER
+from gateway.api.keys import METRICS, ROUTER
 from gateway.auth.store import KeyStore
 from tests.fakes.triton import FakeTriton
 from tests.support.adapters import write_adapter
@@ -133,6 +133,25 @@ async def test_what_cannot_be_added_names_the_member(
 ) -> None:
     found, error = await gateway.ask(ADAPTERS, {"name": "pirate", "revision": "1", **fields})
     assert (found, error["error"]["param"]) == (status, param)
+
+
+async def test_requests_are_counted_by_adapter_and_revision(gateway: Gateway, triton: FakeTriton) -> None:
+    await add(gateway)
+    await add(gateway, "2")
+    for model in ("pirate", "pirate", "pirate@2", "tiny"):
+        await gateway.ask("/v1/chat/completions", {**CHAT, "model": model})
+    triton.script.fail_at = 0
+    await gateway.ask("/v1/chat/completions", CHAT)
+    value = gateway.app[METRICS].registry.get_sample_value
+    counted = {
+        (revision, outcome): value(
+            "trireme_adapter_requests_total", {"adapter": "pirate", "revision": revision, "outcome": outcome}
+        )
+        for revision in ("1", "2")
+        for outcome in ("ok", "failed")
+    }
+    assert counted == {("1", "ok"): 2, ("1", "failed"): 1, ("2", "ok"): 1, ("2", "failed"): None}
+    assert value("trireme_adapters") == 1
 
 
 async def test_a_pin_is_told_to_the_engine(gateway: Gateway, triton: FakeTriton) -> None:

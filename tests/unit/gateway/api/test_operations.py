@@ -74,6 +74,7 @@ async def test_metrics_count_requests_and_tokens_with_bounded_labels(gateway: Ga
         "trireme_requests_in_flight 1.0",
         "trireme_saturation 0.0",
         'trireme_backend_up{backend="triton"} 1.0',
+        'trireme_backend_time_to_first_token_seconds_count{backend="triton"} 1.0',
     ):
         assert line in text
     assert "made-up" not in text

@@ -69,12 +69,17 @@ async def test_words_beside_calls_stay_and_thoughts_alone_leave_empty_content(
     assert answer["choices"][0]["message"]["reasoning_content"] == "ab"
 
 
+def deltas_of(text: str) -> list[tuple[dict[str, Any], str | None]]:
+    """Of a stream's only choice, each with the reason for its end."""
+    chunks = [json.loads(line.removeprefix("data: ")) for line in text.split("\n\n") if line.startswith("data: {")]
+    return [(one["choices"][0]["delta"], one["choices"][0]["finish_reason"]) for one in chunks]
+
+
 async def test_a_stream_passes_the_deltas_on(gateway: Gateway, calling: FakeTriton) -> None:
     async with gateway.client.post(PATH, json=BODY | {"stream": True}) as response:
         text = await response.text()
-    chunks = [json.loads(line.removeprefix("data: ")) for line in text.split("\n\n") if line.startswith("data: {")]
-    assert [one["choices"][0]["delta"] for one in chunks] == [{"role": "assistant", **CALLS[0]}, *CALLS[1:]]
-    assert chunks[-1]["choices"][0]["finish_reason"] == "tool_calls"
+    assert [delta for delta, _ in deltas_of(text)] == [{"role": "assistant", **CALLS[0]}, *CALLS[1:]]
+    assert deltas_of(text)[-1][1] == "tool_calls"
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -89,6 +94,25 @@ async def test_an_answer_with_calls_is_repeated_with_the_same_ids(
     assert answers[0][1] == answers[1][1]
     assert answers[1][0] == "true"
     assert len(calling.requests) == 1
+
+
+@pytest.mark.parametrize("first", [False, True], ids=["kept whole", "kept as a stream"])
+async def test_calls_come_from_the_cache_as_they_were_made(
+    start: StartGateway, calling: FakeTriton, first: bool
+) -> None:
+    body = BODY | {"temperature": 0, "tools": [TOOL]}
+    async with start(TRIREME_CACHE="exact", TRIREME_MAX_MODEL_LEN="4096") as gateway:
+        await gateway.client.post(PATH, json=body | {"stream": first})
+        _, whole = await gateway.ask(PATH, body)
+        async with gateway.client.post(PATH, json=body | {"stream": True}) as response:
+            text = await response.text()
+    assert response.headers["x-cache"] == "hit-exact"
+    assert len(calling.requests) == 1
+    (choice,) = whole["choices"]
+    assert [one["function"]["arguments"] for one in choice["message"]["tool_calls"]] == ['{"a": 1}', "{}"]
+    assert [one["id"] for one in choice["message"]["tool_calls"]] == ["call_0", "call_1"]
+    assert [delta for delta, _ in deltas_of(text)] == [{"role": "assistant", **CALLS[0]}, *CALLS[1:]]
+    assert deltas_of(text)[-1][1] == choice["finish_reason"] == "tool_calls"
 
 
 async def test_tools_reach_triton_without_their_descriptions_and_are_counted_in_the_prompt(

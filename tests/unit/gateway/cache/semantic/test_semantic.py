@@ -22,7 +22,7 @@ from gateway.core.freshness import Freshness
 from gateway.core.identity import CachePolicy
 from gateway.core.job import GenerationJob, Prompt
 from gateway.errors import PlanSkipped
-from python_backends.preprocessing.schema import ChatRequest, Message
+from python_backends.preprocessing.schema import ChatRequest, Function, Message, Tool
 from tests.unit.gateway.cache.caching import MODEL, WHOLE, Engine, Gateway, call
 from tests.unit.gateway.waiting import until
 
@@ -100,10 +100,11 @@ async def test_only_those_who_chose_it_get_it(gateway: Gateway, engine: Engine) 
     [
         (asked(AGAIN, temperature=0.7), "sampled"),
         (asked(AGAIN, Message(role="user", content="Hi"), Message(role="assistant", content="Hi")), "turns"),
+        (asked(AGAIN, tools=[Tool(type="function", function=Function(name="weather"))]), "tools"),
         (asked("x" * 501), "long"),
         (asked(" "), "empty"),
     ],
-    ids=["sampled", "turns", "long", "empty"],
+    ids=["sampled", "turns", "tools", "long", "empty"],
 )
 async def test_what_depends_on_more_is_not_compared(
     gateway: Gateway, engine: Engine, job: GenerationJob, reason: str
