@@ -61,6 +61,8 @@ class Keeper:
         self._orders = orders
         self._pause_s = pause_s
         self._failed: Set[tuple[str, bytes]] = frozenset()
+        # Backends and checksums. What comes back after that was asked for by its revision: unloading it would not last.
+        self._let_go: set[tuple[str, str | None]] = set()
 
     def watch(self, tasks: Tasks) -> None:
         """Follow the registry and keep engines so, from now on."""
@@ -79,12 +81,16 @@ class Keeper:
         registry, retired = self._adapters.registry, self._adapters.retired
         known = {one.checksum for record in registry.adapters for one in record.revisions}
         pins = pins_of(registry)
+        self._let_go = {one for one in self._let_go if one[1] in retired}
         failed = set()
         for backend, shelf in list(self._engines()):
-            for control in orders_for(shelf, pins, known, retired):
+            leaving = {checksum for checksum in retired if (backend.name, checksum) not in self._let_go}
+            for control in orders_for(shelf, pins, known, leaving):
                 order = (backend.name, msgspec.json.encode(control))
                 if not await self._send(backend, control, again=order in self._failed):
                     failed.add(order)
+                elif control.control == "unload":
+                    self._let_go.add((backend.name, control.checksum))
         self._failed = failed
 
     async def _send(self, backend: Backend, control: Control, *, again: bool) -> bool:

@@ -56,29 +56,73 @@ def test_only_the_current_revision_of_a_pinned_adapter_is_kept() -> None:
 
 
 class Engine:
-    """One, which takes no orders."""
+    """One. `there`: whether it is healthy, `full`: then it takes no orders; `orders`: those that it took."""
 
     def __init__(self) -> None:
         self.there = True
+        self.full = False
+        self.shelf = shelf()
+        self.orders: list[tuple[str, str | None]] = []
 
     def __call__(self) -> Iterator[tuple[Backend, Shelf]]:
-        return iter([(Backend("a", "http://a"), shelf())] if self.there else [])
+        return iter([(Backend("a", "http://a"), self.shelf)] if self.there else [])
 
     async def send(self, backend: Backend, control: Control) -> None:
-        raise BackendFailed("no room")
+        if self.full:
+            raise BackendFailed("no room")
+        self.orders.append((control.control, control.checksum))
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics()
+
+
+@pytest.fixture
+async def adapters(redis: Redis, tmp_path: Path, model_dir: Path, metrics: Metrics) -> Adapters:
+    """One, in two revisions, of which the first is current."""
+    models, settings = Models([Model("tiny", "generate", 256, 0)]), AdapterSettings(adapters_dir=tmp_path)
+    adapters = Adapters(adapter_registry(redis, 5.0), settings, models, {"tiny": model_dir}, metrics)
+    for number in (1, 2):
+        write_adapter(tmp_path / "pirate" / str(number), number)
+        await adapters.add("pirate", str(number))
+    return adapters
+
+
+@pytest.fixture
+def engine() -> Engine:
+    return Engine()
+
+
+@pytest.fixture
+def keeper(adapters: Adapters, engine: Engine, metrics: Metrics) -> Keeper:
+    return Keeper(adapters, engine, engine, metrics.adapter_orders, 5.0)
+
+
+async def test_a_retired_revision_that_somebody_asks_for_is_unloaded_only_once(
+    adapters: Adapters, engine: Engine, keeper: Keeper
+) -> None:
+    old = adapters.registry.get("pirate").get("1").checksum
+    engine.shelf = shelf(old)
+    await adapters.promote("pirate", "2")
+    engine.full = True
+    await keeper.settle()
+    engine.full = False
+    for _ in range(3):
+        await keeper.settle()
+    assert engine.orders == [("unload", old)]
+    await adapters.promote("pirate", "1")
+    await keeper.settle()
+    await adapters.promote("pirate", "2")
+    await keeper.settle()
+    assert engine.orders == [("unload", old)] * 2
 
 
 async def test_a_failure_is_told_once_for_as_long_as_it_lasts(
-    redis: Redis, tmp_path: Path, model_dir: Path, caplog: pytest.LogCaptureFixture
+    adapters: Adapters, engine: Engine, keeper: Keeper, metrics: Metrics, caplog: pytest.LogCaptureFixture
 ) -> None:
-    write_adapter(tmp_path / "pirate" / "1")
-    models, metrics = Models([Model("tiny", "generate", 256, 0)]), Metrics()
-    settings = AdapterSettings(adapters_dir=tmp_path)
-    adapters = Adapters(adapter_registry(redis, 5.0), settings, models, {"tiny": model_dir}, metrics)
-    await adapters.add("pirate", "1")
     await adapters.change("pirate", pinned=True)
-    engine = Engine()
-    keeper = Keeper(adapters, engine, engine, metrics.adapter_orders, 5.0)
+    engine.full = True
     told = []
     for engine.there in (True, True, False, True):
         await keeper.settle()
