@@ -29,7 +29,7 @@ from control_plane.experiments.results import Row, results
 from control_plane.experiments.state import Experiment
 from control_plane.experiments.statistics import BUCKETS, estimate
 from control_plane.experiments.store import TrialStore
-from control_plane.rollouts.routing import RoutingDocument
+from control_plane.routing import RoutingDocument
 from gateway.auth.store import KeyStore
 from gateway.auth.tenants import TenantStore
 from gateway.core.snapshot import Arm

@@ -12,16 +12,17 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from control_plane import page
-from control_plane.experiments.ledger import TrialLedger
+from control_plane.experiments import ledger as of_trials
 from control_plane.experiments.observer import Observer
 from control_plane.experiments.page import section
 from control_plane.experiments.store import TrialStore
 from control_plane.lease import Lease
+from control_plane.ledger import Ledger
 from control_plane.metrics import Meters
+from control_plane.rollouts import ledger as of_rollouts
 from control_plane.rollouts.controller import Controller
-from control_plane.rollouts.ledger import Ledger
-from control_plane.rollouts.routing import RoutingDocument
 from control_plane.rollouts.store import Store
+from control_plane.routing import RoutingDocument
 from control_plane.settings import ControlSettings
 
 log = logging.getLogger(__name__)
@@ -57,9 +58,11 @@ async def _controller(app: web.Application) -> AsyncIterator[None]:
     ) as redis:
         lease = Lease(redis, secrets.token_hex(8), settings.lease_s)
         routing, meters = RoutingDocument(redis), app[METERS]
-        app[OBSERVER] = Observer(TrialStore(redis), TrialLedger(redis), routing, lease=lease, meters=meters)
+        trials = Ledger[of_trials.Seen](redis, of_trials.read_event)
+        rollouts = Ledger(redis, of_rollouts.read_event)
+        app[OBSERVER] = Observer(TrialStore(redis), trials, routing, lease=lease, meters=meters)
         app[CONTROLLER] = Controller(
-            Store(redis), Ledger(redis), routing, lease=lease, meters=meters, others=[app[OBSERVER]]
+            Store(redis), rollouts, routing, lease=lease, meters=meters, others=[app[OBSERVER]]
         )
         task = asyncio.create_task(app[CONTROLLER].run(settings.every_s, settings.lease_s / 2), name="controller")
         task.add_done_callback(_end_with)

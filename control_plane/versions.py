@@ -4,12 +4,9 @@ from dataclasses import dataclass
 
 from msgspec.structs import replace
 
+from control_plane.arms import CHAT, DEFAULT_ARM, arm_of, ensemble_of, route_of, with_arm
 from control_plane.errors import NotPossible
-from control_plane.experiments.weights import arm_of, with_arm
-from control_plane.rollouts.weights import DEFAULT_ARM, route_of
 from gateway.core.snapshot import DEFAULT_GROUP, Arm, ModelRoute, RoutingSnapshot
-
-DEFAULT = "chat"
 
 
 @dataclass(frozen=True)
@@ -20,17 +17,12 @@ class Place:
     default: bool = False
     group: str = DEFAULT_GROUP
 
-    @property
-    def ensemble(self) -> str:
-        """The Triton model of just this version; that of the version which is shipped is `chat` itself."""
-        return f"{DEFAULT}_{self.version}"
-
     def holds(self, arm: Arm) -> bool:
         if arm.group != self.group:
             return False
-        if arm.triton_model == DEFAULT:
+        if arm.triton_model == CHAT:
             return self.default if arm.version is None else arm.version == self.version
-        return arm.triton_model == self.ensemble
+        return arm.triton_model == ensemble_of(self.version)
 
 
 def new_arm(place: Place) -> Arm:
@@ -38,7 +30,7 @@ def new_arm(place: Place) -> Arm:
     return Arm(
         name=f"v{place.version}",
         group=place.group,
-        triton_model=place.ensemble,
+        triton_model=ensemble_of(place.version),
         version=place.version,
         weight=0,
     )

@@ -10,8 +10,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from control_plane.experiments.weights import with_arm, without_arm
-from control_plane.rollouts.routing import RoutingDocument
+from control_plane.arms import with_arm, without_arm
+from control_plane.routing import RoutingDocument
 from gateway.core.snapshot import DEFAULT_GROUP, Arm, ModelRoute
 from trireme.options import AsJson, Config
 from trireme.settings import load_settings

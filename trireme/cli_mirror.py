@@ -11,13 +11,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from control_plane.arms import arm_of
 from control_plane.errors import NotFound
 from control_plane.experiments.evidence import Evidence, Pairs
 from control_plane.experiments.results import Paired, paired
 from control_plane.experiments.state import Mirroring
 from control_plane.experiments.store import TrialStore
-from control_plane.experiments.weights import arm_of
-from control_plane.rollouts.routing import RoutingDocument
+from control_plane.routing import RoutingDocument
 from gateway.core.snapshot import DEFAULT_GROUP, Arm
 from trireme.errors import TriremeError
 from trireme.options import AsJson, Config, shown_time

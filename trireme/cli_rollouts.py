@@ -17,9 +17,9 @@ from rich.table import Table
 from control_plane.errors import ControlError
 from control_plane.lease import LEASE
 from control_plane.rollouts.commands import Commands
-from control_plane.rollouts.routing import RoutingDocument
 from control_plane.rollouts.state import Comparison, Rollout, Rules
 from control_plane.rollouts.store import Store
+from control_plane.routing import RoutingDocument
 from gateway.core.snapshot import DEFAULT_GROUP, Arm
 from trireme.errors import TriremeError
 from trireme.keys import valkey

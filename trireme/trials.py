@@ -13,7 +13,7 @@ from control_plane.errors import ControlError
 from control_plane.experiments.commands import TrialCommands
 from control_plane.experiments.store import TrialStore
 from control_plane.lease import LEASE
-from control_plane.rollouts.routing import RoutingDocument
+from control_plane.routing import RoutingDocument
 from trireme.errors import TriremeError
 from trireme.keys import valkey
 from trireme.settings import Settings

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from control_plane.arms import DEFAULT_ARM
 from control_plane.errors import ControlError
-from control_plane.rollouts.routing import RoutingDocument
+from control_plane.routing import RoutingDocument
 from control_plane.versions import Place, new_arm, with_version, without_version
 from gateway.core.snapshot import DEFAULT_GROUP, RoutingSnapshot
 from trireme import probes
@@ -116,7 +117,7 @@ class Versions:
             place = self._place(version)
             arms = {arm.name: arm.weight for route in routes for arm in route.arms if place.holds(arm)}
             if not routes and version == default:
-                arms = {"stable": 1}
+                arms = {DEFAULT_ARM: 1}
             state = probes.engine_state(self._server.host, self._server.port, version)
             found.append(
                 Row(

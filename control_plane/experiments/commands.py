@@ -6,7 +6,7 @@ from control_plane.experiments import state
 from control_plane.experiments.state import Experiment, Mirroring, Planned, Trial
 from control_plane.experiments.store import TrialStore
 from control_plane.experiments.weights import followed, weights_of
-from control_plane.rollouts.routing import RoutingDocument
+from control_plane.routing import RoutingDocument
 from gateway.core.snapshot import Arm, Mirror, Unit
 
 

@@ -8,18 +8,16 @@ from typing import Final
 from control_plane.errors import NotPossible, Raced
 from control_plane.experiments.commands import enforce
 from control_plane.experiments.evidence import Copied, Evidence, Observed, Pairs
-from control_plane.experiments.ledger import Seen, TrialLedger
+from control_plane.experiments.ledger import Seen
 from control_plane.experiments.state import Trial
 from control_plane.experiments.store import TrialStore
 from control_plane.lease import Lease
+from control_plane.ledger import Ledger, position_at
 from control_plane.metrics import Meters
-from control_plane.rollouts.ledger import BATCH, position_at
-from control_plane.rollouts.routing import RoutingDocument
+from control_plane.routing import RoutingDocument
 
 log = logging.getLogger(__name__)
 
-# Of the ledger in one round; what is more waits for the next one, so that the lease is kept.
-BATCHES: Final = 20
 SAVE_EVERY_S: Final = 2.0
 # Requests that began before the end, and feedback for them, still count so long.
 LINGER_S: Final = 3600.0
@@ -31,7 +29,7 @@ class Observer:
     def __init__(
         self,
         store: TrialStore,
-        ledger: TrialLedger,
+        ledger: Ledger[Seen],
         routing: RoutingDocument,
         *,
         lease: Lease,
@@ -76,11 +74,8 @@ class Observer:
             position = await self._stored(trials)
         known = self._evidence
         self._evidence = {one.id: known.get(one.id) or await self._store.evidence(one) for one in trials}
-        number = BATCH
-        for _ in range(BATCHES):
-            if number < BATCH:
-                break
-            position, seen, number = await self._ledger.read(position)
+        async for reached, seen, _ in self._ledger.batches(position):
+            position = reached
             self._count(seen)
         if self._clock() - self._saved_at >= SAVE_EVERY_S:
             await self._store.save(position, self._evidence, self._lease.owner)

@@ -1,13 +1,11 @@
-"""What the routing document must say for an experiment or a mirroring, and for arms that wait for one."""
+"""What the routing document must say for an experiment or a mirroring."""
 
 from msgspec.structs import replace
 
-from control_plane.errors import NotFound, NotPossible
+from control_plane.arms import route_of, route_or_default, with_route
+from control_plane.errors import NotPossible
 from control_plane.experiments.state import Experiment, Mirroring, Trial
-from control_plane.rollouts.weights import DEFAULT_ARM, route_of
-from gateway.core.snapshot import Arm, Division, ModelRoute, RoutingSnapshot
-
-_CHAT, _EMBED = "chat", "embed"
+from gateway.core.snapshot import Division, RoutingSnapshot
 
 
 def followed(document: RoutingSnapshot, trial: Trial) -> RoutingSnapshot:
@@ -32,43 +30,6 @@ def weights_of(document: RoutingSnapshot, model: str, arms: dict[str, int]) -> d
     return known
 
 
-def with_arm(document: RoutingSnapshot, model: str, arm: Arm) -> RoutingSnapshot:
-    """One more arm, which gets nobody yet. Raises NotPossible."""
-    route = _route(document, model, arm)
-    if any(one.name == arm.name for one in route.arms):
-        raise NotPossible(f"there is an arm {arm.name!r} of {model} already")
-    return with_route(document, replace(route, arms=(*route.arms, replace(arm, weight=0))))
-
-
-def without_arm(document: RoutingSnapshot, model: str, name: str) -> RoutingSnapshot:
-    """Raises NotFound, NotPossible for one that calls may go to."""
-    route = route_of(document, model)
-    arm = next((one for one in route.arms if one.name == name), None) if route is not None else None
-    if route is None or arm is None:
-        raise NotFound(f"there is no arm {name!r} of {model}")
-    if arm.weight:
-        raise NotPossible(f"arm {name!r} of {model} has the weight {arm.weight}: it serves calls")
-    return with_route(document, replace(route, arms=tuple(one for one in route.arms if one is not arm)))
-
-
-def arm_of(document: RoutingSnapshot, model: str, name: str) -> Arm | None:
-    route = route_of(document, model)
-    return next((arm for arm in route.arms if arm.name == name), None) if route is not None else None
-
-
-def with_route(document: RoutingSnapshot, route: ModelRoute) -> RoutingSnapshot:
-    if route_of(document, route.name) == route:
-        return document
-    others = tuple(one for one in document.models if one.name != route.name)
-    return replace(document, models=(*others, route))
-
-
-def _route(document: RoutingSnapshot, model: str, other: Arm) -> ModelRoute:
-    """A model that the document does not name has one arm of its own, as gateways make it; `other` tells its task."""
-    default = Arm(name=DEFAULT_ARM, triton_model=_EMBED if other.triton_model == _EMBED else _CHAT)
-    return route_of(document, model) or ModelRoute(name=model, arms=(default,))
-
-
 def _divided(document: RoutingSnapshot, experiment: Experiment) -> RoutingSnapshot:
     route = route_of(document, experiment.model)
     if route is None or not set(experiment.arms) <= {arm.name for arm in route.arms}:
@@ -91,7 +52,7 @@ def _restored(document: RoutingSnapshot, experiment: Experiment) -> RoutingSnaps
 
 
 def _mirrored(document: RoutingSnapshot, mirroring: Mirroring) -> RoutingSnapshot:
-    route = _route(document, mirroring.model, mirroring.mirror.arm)
+    route = route_or_default(document, mirroring.model, mirroring.mirror.arm)
     return with_route(document, replace(route, mirror=mirroring.mirror))
 
 

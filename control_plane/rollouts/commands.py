@@ -3,10 +3,10 @@
 import secrets
 
 from control_plane.rollouts import state
-from control_plane.rollouts.routing import RoutingDocument
 from control_plane.rollouts.state import Rollout, Rules
 from control_plane.rollouts.store import Store
 from control_plane.rollouts.weights import define, registered, with_weights
+from control_plane.routing import RoutingDocument
 from gateway.core.snapshot import Arm
 
 
@@ -22,7 +22,7 @@ class Commands:
         """From the arm that serves the model now."""
         document = await self._routing.read()
         canary = registered(document, model, canary)
-        definition = define(document, model, canary, rules, default_model=canary.triton_model.partition("_")[0])
+        definition = define(document, model, canary, rules)
         rollout = state.start(f"ro_{secrets.token_hex(6)}", definition, self._by, now)
         await self._store.create(rollout)
         return rollout

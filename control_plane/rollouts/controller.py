@@ -11,19 +11,17 @@ from redis.exceptions import RedisError
 
 from control_plane.errors import NotPossible, Raced
 from control_plane.lease import Lease
+from control_plane.ledger import Ledger, position_at
 from control_plane.metrics import Meters
 from control_plane.rollouts.commands import enforce
 from control_plane.rollouts.decision import decide
 from control_plane.rollouts.evidence import Evidence, Sample
-from control_plane.rollouts.ledger import BATCH, Ledger, position_at
-from control_plane.rollouts.routing import RoutingDocument
 from control_plane.rollouts.state import OPEN, Rollout, decided
 from control_plane.rollouts.store import Checkpoint, Store
+from control_plane.routing import RoutingDocument
 
 log = logging.getLogger(__name__)
 
-# Of the ledger in one round; what is more waits for the next one, so that the lease is kept.
-BATCHES = 20
 # What was read since is read again after a crash.
 SAVE_EVERY_S = 5.0
 
@@ -39,7 +37,7 @@ class Controller:
     def __init__(
         self,
         store: Store,
-        ledger: Ledger,
+        ledger: Ledger[Sample],
         routing: RoutingDocument,
         *,
         lease: Lease,
@@ -116,11 +114,8 @@ class Controller:
         if checkpoint is None:
             checkpoint = await self._stored(rollouts)
         checkpoint.evidence = {one.id: _evidence(one, checkpoint.evidence.get(one.id)) for one in rollouts}
-        number = BATCH
-        for _ in range(BATCHES):
-            if number < BATCH:
-                break
-            checkpoint.position, samples, number = await self._ledger.read(checkpoint.position)
+        async for reached, samples, number in self._ledger.batches(checkpoint.position):
+            checkpoint.position = reached
             self._meters.entries.inc(number)
             self._count(rollouts, checkpoint, samples)
         if self._clock() - self._saved_at >= SAVE_EVERY_S:

@@ -107,6 +107,11 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
     history: tuple[Decision, ...] = ()
 
     @property
+    def started_at(self) -> float:
+        """Unix seconds."""
+        return self.history[0].at
+
+    @property
     def share(self) -> int:
         """Percent of the model's calls that the canary should have now."""
         match self.status:

@@ -2,27 +2,18 @@
 
 from msgspec.structs import replace
 
+from control_plane.arms import arm_of, ensemble_of, route_of, route_or_default, with_route
 from control_plane.errors import NotPossible
 from control_plane.rollouts.state import WHOLE, Definition, Rollout, Rules
 from gateway.core.snapshot import Arm, ModelRoute, RoutingSnapshot
 
-# What a gateway has for a model that the document does not name.
-DEFAULT_ARM = "stable"
 
-
-def route_of(document: RoutingSnapshot, model: str) -> ModelRoute | None:
-    return next((route for route in document.models if route.name == model), None)
-
-
-def define(document: RoutingSnapshot, model: str, canary: Arm, rules: Rules, default_model: str) -> Definition:
-    """The stable arm is the one that serves the model now. `default_model`: the Triton model, where the document does
-    not name the client's.
+def define(document: RoutingSnapshot, model: str, canary: Arm, rules: Rules) -> Definition:
+    """The stable arm is the one that serves the model now.
 
     Raises NotPossible when there is more than one arm, or the canary would be the same.
     """
-    route = route_of(document, model)
-    arms = (Arm(name=DEFAULT_ARM, triton_model=default_model),) if route is None else route.arms
-    serving = [arm for arm in arms if arm.weight]
+    serving = [arm for arm in route_or_default(document, model, canary).arms if arm.weight]
     if len(serving) != 1:
         raise NotPossible(
             f"{model} is served by {', '.join(arm.name for arm in serving)}: a rollout begins from one arm"
@@ -35,10 +26,9 @@ def define(document: RoutingSnapshot, model: str, canary: Arm, rules: Rules, def
 
 def registered(document: RoutingSnapshot, model: str, canary: Arm) -> Arm:
     """An arm of which only the name is given is the one that the document has under this name, if it has one."""
-    route = route_of(document, model)
-    if route is None or canary != Arm(name=canary.name):
+    if canary != Arm(name=canary.name):
         return canary
-    return next((arm for arm in route.arms if arm.name == canary.name), canary)
+    return arm_of(document, model, canary.name) or canary
 
 
 def with_weights(document: RoutingSnapshot, rollout: Rollout) -> RoutingSnapshot:
@@ -46,11 +36,7 @@ def with_weights(document: RoutingSnapshot, rollout: Rollout) -> RoutingSnapshot
     definition = rollout.definition
     route = route_of(document, definition.model)
     arms = (*_arms(definition, rollout.share), *_bystanders(definition, route))
-    if route is not None and route.arms == arms:
-        return document
-    changed = replace(route or ModelRoute(name=definition.model, arms=arms), arms=arms)
-    others = tuple(one for one in document.models if one.name != definition.model)
-    return replace(document, models=(*others, changed))
+    return with_route(document, replace(route or ModelRoute(name=definition.model, arms=arms), arms=arms))
 
 
 def _arms(definition: Definition, share: int) -> tuple[Arm, ...]:
@@ -65,7 +51,7 @@ def _arms(definition: Definition, share: int) -> tuple[Arm, ...]:
 
 
 def _asked_for(arm: Arm) -> tuple[Arm, ...]:
-    own = arm.version is not None and arm.triton_model == f"chat_{arm.version}"
+    own = arm.version is not None and arm.triton_model == ensemble_of(arm.version)
     return (replace(arm, weight=0),) if own else ()
 
 

@@ -11,13 +11,13 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
+from control_plane.arms import with_arm
 from control_plane.experiments.commands import TrialCommands
 from control_plane.experiments.evidence import Evidence, Pairs
 from control_plane.experiments.results import paired, results
 from control_plane.experiments.state import Mirroring, Trial
 from control_plane.experiments.store import TrialStore
-from control_plane.experiments.weights import with_arm
-from control_plane.rollouts.routing import RoutingDocument
+from control_plane.routing import RoutingDocument
 from gateway.core.snapshot import Arm
 from tests.support.gateway import GatewayClient, wait_until
 from tests.support.ledger import entries

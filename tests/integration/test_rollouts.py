@@ -10,9 +10,9 @@ import pytest
 from redis.asyncio import Redis
 
 from control_plane.rollouts.commands import Commands
-from control_plane.rollouts.routing import RoutingDocument
 from control_plane.rollouts.state import Rollout, Rules
 from control_plane.rollouts.store import Store
+from control_plane.routing import RoutingDocument
 from gateway.core.snapshot import Arm
 from tests.support.gateway import GatewayClient, wait_until
 from trireme.stack import EmbeddedStack, isolated_settings

@@ -14,9 +14,9 @@ import pytest
 from redis.asyncio import Redis
 
 from control_plane.rollouts.commands import Commands
-from control_plane.rollouts.routing import RoutingDocument
 from control_plane.rollouts.state import Rules
 from control_plane.rollouts.store import Store
+from control_plane.routing import RoutingDocument
 from gateway.core.snapshot import Arm, RoutingSnapshot
 from tests.support.gateway import LONG, GatewayClient, wait_until
 from tests.support.triton import DirectTriton

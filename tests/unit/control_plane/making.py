@@ -5,9 +5,9 @@ from typing import Any
 
 from redis.asyncio import Redis
 
+from control_plane.ledger import STREAM
 from control_plane.rollouts import state
 from control_plane.rollouts.evidence import ArmEvidence, Evidence, Reservoir
-from control_plane.rollouts.ledger import STREAM
 from control_plane.rollouts.state import Definition, Rollout, Rules
 from gateway.core.snapshot import Arm
 

@@ -9,14 +9,16 @@ import pytest
 from msgspec.structs import replace
 from redis.asyncio import Redis
 
+from control_plane import records
 from control_plane.errors import NotFound, NotPossible, Raced
 from control_plane.lease import LEASE, Lease
-from control_plane.rollouts import ledger, state, store
+from control_plane.ledger import STREAM, Ledger, position_at
+from control_plane.rollouts import state
 from control_plane.rollouts.commands import Commands
-from control_plane.rollouts.evidence import Evidence
-from control_plane.rollouts.ledger import Ledger, position_at, read_entry
-from control_plane.rollouts.routing import RoutingDocument
-from control_plane.rollouts.store import Checkpoint, Store
+from control_plane.rollouts.evidence import Evidence, Sample
+from control_plane.rollouts.ledger import read_entry, read_event
+from control_plane.rollouts.store import CHECKPOINT, Checkpoint, Store
+from control_plane.routing import RoutingDocument
 from gateway.accounting import stream
 from gateway.core import document
 from gateway.core.snapshot import Arm, RoutingSnapshot, decode_snapshot
@@ -24,11 +26,11 @@ from tests.unit.control_plane.making import NEW, QUICK, entry, rollout, write
 
 
 def test_the_ledger_is_read_where_gateways_write_it() -> None:
-    assert ledger.STREAM == stream.STREAM
+    assert STREAM == stream.STREAM
 
 
 def test_all_keys_of_one_script_lie_in_one_slot() -> None:
-    assert all("{control}" in key for key in (LEASE, store.ROLLOUTS, store.CHECKPOINT))
+    assert all("{control}" in key for key in (LEASE, records.ROLLOUTS, CHECKPOINT))
 
 
 async def test_one_holds_the_lease_until_it_gives_it_back(redis: Redis) -> None:
@@ -81,7 +83,7 @@ async def test_one_rollout_of_a_model_at_a_time(redis: Redis) -> None:
 
 
 async def test_only_so_many_old_ones_are_kept(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "KEPT", 2)
+    monkeypatch.setattr(records, "KEPT", 2)
     rollouts = Store(redis)
     for number in range(5):
         one = rollout(identifier=f"ro_{number}", now=float(number))
@@ -94,8 +96,8 @@ async def test_only_so_many_old_ones_are_kept(redis: Redis, monkeypatch: pytest.
 async def test_what_cannot_be_read_is_left_out(redis: Redis) -> None:
     rollouts = Store(redis)
     await rollouts.create(rollout())
-    await redis.hset(store.ROLLOUTS, "bad", "{}")  # type: ignore[misc]
-    await redis.set(store.CHECKPOINT, "[]")
+    await redis.hset(records.ROLLOUTS, "bad", "{}")  # type: ignore[misc]
+    await redis.set(CHECKPOINT, "[]")
     assert [found.id for found in await rollouts.all()] == ["ro_1"]
     assert await rollouts.checkpoint() is None
     with pytest.raises(NotPossible, match="rollout bad cannot be read"):
@@ -112,7 +114,7 @@ async def test_a_checkpoint_comes_back_whole(redis: Redis) -> None:
 
 async def test_the_ledger_is_read_once_from_where_it_was_left(redis: Redis) -> None:
     await write(redis, entry("new"), entry("old"), since=1_000_000)
-    reader = Ledger(redis)
+    reader = Ledger(redis, read_event)
     position, samples, number = await reader.read(position_at(1000.0))
     assert ([one.arm for one in samples], number) == (["new", "old"], 2)
     assert await reader.read(position) == (position, [], 0)
@@ -129,7 +131,7 @@ def read(**changed: object) -> object:
 
 def test_an_entry_says_how_quick_the_arm_was() -> None:
     """100 ms to the first token, of them 40 in the queue; 100 ms for 10 more; arrived 0.2 s before the end."""
-    assert read() == ledger.Sample(
+    assert read() == Sample(
         model="boats", arm="new", began=1999.8, failed=False, first_token_ms=60.0, per_token_ms=10.0
     )
 
@@ -228,8 +230,8 @@ async def test_two_starts_at_the_same_moment_make_one_rollout(redis: Redis) -> N
 
 
 async def test_feedback_between_the_entries_is_passed_over(redis: Redis, caplog: pytest.LogCaptureFixture) -> None:
-    await redis.xadd(ledger.STREAM, {"feedback": "{}", "request": "{}", "before": ""}, id="1-0")
+    await redis.xadd(STREAM, {"feedback": "{}", "request": "{}", "before": ""}, id="1-0")
     await write(redis, entry("new"), since=2)
-    position, samples, number = await Ledger(redis).read("0-0")
+    position, samples, number = await Ledger(redis, read_event).read("0-0")
     assert (position, len(samples), number) == ("2-0", 1, 2)
     assert caplog.records == []

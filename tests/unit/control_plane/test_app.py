@@ -17,8 +17,8 @@ from control_plane import page
 from control_plane.app import make_app
 from control_plane.rollouts import state
 from control_plane.rollouts.commands import Commands
-from control_plane.rollouts.routing import RoutingDocument
 from control_plane.rollouts.store import Store
+from control_plane.routing import RoutingDocument
 from control_plane.settings import ControlSettings
 from tests.unit.control_plane.making import NEW, QUICK, rollout
 

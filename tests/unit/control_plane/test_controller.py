@@ -6,16 +6,18 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from control_plane import routing
 from control_plane.errors import Raced
 from control_plane.lease import LEASE, Lease
+from control_plane.ledger import Ledger
 from control_plane.metrics import Meters
-from control_plane.rollouts import routing
 from control_plane.rollouts.commands import Commands
 from control_plane.rollouts.controller import Controller
-from control_plane.rollouts.ledger import Ledger
-from control_plane.rollouts.routing import RoutingDocument
+from control_plane.rollouts.evidence import Sample
+from control_plane.rollouts.ledger import read_event
 from control_plane.rollouts.state import Rollout, Rules
 from control_plane.rollouts.store import Store
+from control_plane.routing import RoutingDocument
 from tests.unit.control_plane.making import NEW, QUICK, entry, write
 
 START = 1000.0
@@ -40,10 +42,15 @@ class Stage:
         self.clock = Clock()
         self.written = 0
 
-    def controller(self, owner: str = "a", reader: Ledger | None = None) -> Controller:
+    def controller(self, owner: str = "a", reader: Ledger[Sample] | None = None) -> Controller:
         lease = Lease(self.redis, owner, 30.0)
         return Controller(
-            self.store, reader or Ledger(self.redis), self.routing, lease=lease, meters=Meters(), clock=self.clock
+            self.store,
+            reader or Ledger(self.redis, read_event),
+            self.routing,
+            lease=lease,
+            meters=Meters(),
+            clock=self.clock,
         )
 
     async def start(self, rules: Rules = QUICK) -> Rollout:
@@ -160,7 +167,7 @@ async def test_what_was_not_saved_before_a_crash_is_read_again(stage: Stage) -> 
 
 
 async def test_a_round_that_fails_while_reading_counts_nothing_twice(stage: Stage) -> None:
-    class Failing(Ledger):
+    class Failing(Ledger[Sample]):
         fails = False
 
         async def read(self, position: str) -> tuple[str, list[object], int]:  # type: ignore[override]
@@ -170,7 +177,7 @@ async def test_a_round_that_fails_while_reading_counts_nothing_twice(stage: Stag
             return answer  # type: ignore[return-value]
 
     one = await stage.start(Rules(min_samples=100, min_step_s=1e6, first_look=100))
-    reader = Failing(stage.redis)
+    reader = Failing(stage.redis, read_event)
     controller = stage.controller(reader=reader)
     await controller.round()
     await stage.traffic(500, 600)  # more than one batch
@@ -200,7 +207,7 @@ async def test_only_one_of_two_acts_and_the_other_takes_over(stage: Stage) -> No
 
 
 async def test_who_loses_the_lease_in_the_middle_of_a_round_decides_nothing(stage: Stage) -> None:
-    class Stolen(Ledger):
+    class Stolen(Ledger[Sample]):
         async def read(self, position: str):  # type: ignore[no-untyped-def]
             await stage.redis.set(LEASE, "thief")
             return await super().read(position)
@@ -209,7 +216,7 @@ async def test_who_loses_the_lease_in_the_middle_of_a_round_decides_nothing(stag
     await stage.controller().round()
     await stage.traffic(200, 400)
     with pytest.raises(Raced, match="lease"):
-        await stage.controller(reader=Stolen(stage.redis)).round()
+        await stage.controller(reader=Stolen(stage.redis, read_event)).round()
     assert (await stage.store.get(one.id)).revision == 1
     assert await stage.weights() == {"new": 1, "stable": 99}
 
@@ -217,7 +224,7 @@ async def test_who_loses_the_lease_in_the_middle_of_a_round_decides_nothing(stag
 async def test_a_command_in_between_wins(stage: Stage) -> None:
     """The record changed while it was being decided: the next round looks at it anew."""
 
-    class Late(Ledger):
+    class Late(Ledger[Sample]):
         async def read(self, position: str):  # type: ignore[no-untyped-def]
             await abort()
             return await super().read(position)
@@ -230,7 +237,7 @@ async def test_a_command_in_between_wins(stage: Stage) -> None:
 
     await stage.controller().round()
     await stage.traffic(200, 400)
-    late = stage.controller(reader=Late(stage.redis))
+    late = stage.controller(reader=Late(stage.redis, read_event))
     await late.round()
     await late.round()
     assert (await stage.store.get(one.id)).status == "aborted"
@@ -255,7 +262,7 @@ async def test_the_metrics_say_what_is_going_on(stage: Stage) -> None:
     meters = Meters()
     lease = Lease(stage.redis, "a", 30.0)
     controller = Controller(
-        stage.store, Ledger(stage.redis), stage.routing, lease=lease, meters=meters, clock=stage.clock
+        stage.store, Ledger(stage.redis, read_event), stage.routing, lease=lease, meters=meters, clock=stage.clock
     )
     read = sample(meters)
     one = await stage.start()

@@ -47,23 +47,23 @@ def test_at_the_end_only_the_winner_is_left() -> None:
 
 def test_a_model_that_nobody_has_changed_is_served_as_the_gateway_does_by_itself() -> None:
     (route,) = default_routes([Model(name="boats", task="generate", max_model_len=1, created=0)])
-    assert define(RoutingSnapshot(), "boats", NEW, QUICK, default_model="chat").stable == route.arms[0]
+    assert define(RoutingSnapshot(), "boats", NEW, QUICK).stable == route.arms[0]
 
 
 def test_a_rollout_begins_from_one_arm_and_leads_somewhere_else() -> None:
     two = RoutingSnapshot(models=(ModelRoute(name="boats", arms=(OLD, NEW)),))
     with pytest.raises(NotPossible, match="boats is served by old, new"):
-        define(two, "boats", Arm(name="third", version="3"), QUICK, default_model="chat")
+        define(two, "boats", Arm(name="third", version="3"), QUICK)
     with pytest.raises(NotPossible, match="the canary is where the stable arm is: group default, model chat"):
-        define(DOCUMENT, "boats", Arm(name="new"), QUICK, default_model="chat")
-    assert define(DOCUMENT, "boats", Arm(name="new", version="2"), QUICK, default_model="chat").stable == OLD
+        define(DOCUMENT, "boats", Arm(name="new"), QUICK)
+    assert define(DOCUMENT, "boats", Arm(name="new", version="2"), QUICK).stable == OLD
 
 
 def test_loaded_versions_can_be_asked_for_before_meanwhile_and_after() -> None:
     second, third = (Arm(name=f"v{one}", triton_model=f"chat_{one}", version=one, weight=0) for one in ("2", "3"))
     before = RoutingSnapshot(models=(ModelRoute(name="boats", arms=(OLD, second, third)),))
     rules = Rules(steps=(50, 100))
-    one = state.start("ro_1", define(before, "boats", second, rules, default_model="chat"), "ann", 0.0)
+    one = state.start("ro_1", define(before, "boats", second, rules), "ann", 0.0)
     begun = with_weights(before, one)
     assert weights(begun) == {"v2": 50, "old": 50, "v3": 0}
     back = with_weights(begun, state.abort(one, "ann", 1.0))
@@ -71,5 +71,5 @@ def test_loaded_versions_can_be_asked_for_before_meanwhile_and_after() -> None:
     promote = state.Decision(at=1.0, by="", action="promote", share=50, reason="")
     promoted = with_weights(begun, state.decided(one, promote, 1))
     assert weights(promoted) == {"v2": 1, "v3": 0}
-    two = state.start("ro_2", define(promoted, "boats", third, rules, default_model="chat"), "ann", 0.0)
+    two = state.start("ro_2", define(promoted, "boats", third, rules), "ann", 0.0)
     assert weights(with_weights(promoted, state.decided(two, promote, 1))) == {"v3": 1, "v2": 0}

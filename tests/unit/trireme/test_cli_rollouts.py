@@ -9,7 +9,7 @@ from redis import Redis
 from typer.testing import CliRunner, Result
 
 from control_plane.lease import LEASE
-from control_plane.rollouts.routing import KEY
+from control_plane.routing import KEY
 from trireme.cli_rollouts import app
 from trireme.errors import TriremeError
 

@@ -167,12 +167,13 @@ def test_an_entry_of_a_copy_tells_of_both() -> None:
         {b"entry": json.dumps(entry("b")).encode()},
         {b"entry": json.dumps(entry("b", experiment="ex_1", outcome="cancelled")).encode()},
         {b"entry": json.dumps(entry("b", experiment="ex_1", outcome="refused")).encode()},
+        {b"entry": json.dumps(entry("b", experiment="ex_1", replayed=True)).encode()},
         {b"entry": b"{"},
         {b"feedback": b'{"score": 1}', b"request": b"{}", b"before": b""},
         {b"feedback": b'{"score": 1}'},
         {},
     ],
-    ids=["no experiment", "cancelled", "refused", "nonsense", "score of no experiment", "half", "nothing"],
+    ids=["no experiment", "cancelled", "refused", "replayed", "nonsense", "score of no experiment", "half", "nothing"],
 )
 def test_what_says_nothing_is_left_out(fields: dict[bytes, bytes]) -> None:
     assert read_event(fields) is None

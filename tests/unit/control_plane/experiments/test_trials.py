@@ -6,21 +6,22 @@ import pytest
 from msgspec.structs import replace
 from redis.asyncio import Redis
 
+from control_plane import records
+from control_plane.arms import with_arm, without_arm
 from control_plane.errors import NotFound, NotPossible, Raced
-from control_plane.experiments import store
 from control_plane.experiments.commands import TrialCommands
 from control_plane.experiments.evidence import Evidence, Pairs
-from control_plane.experiments.ledger import TrialLedger
+from control_plane.experiments.ledger import read_event
 from control_plane.experiments.observer import LINGER_S, Observer
 from control_plane.experiments.page import section
 from control_plane.experiments.state import Experiment
-from control_plane.experiments.store import TrialStore
-from control_plane.experiments.weights import with_arm, without_arm
+from control_plane.experiments.store import EVIDENCE, TrialStore
 from control_plane.lease import LEASE, Lease
+from control_plane.ledger import Ledger
 from control_plane.metrics import Meters
 from control_plane.rollouts.commands import Commands
-from control_plane.rollouts.routing import RoutingDocument
 from control_plane.rollouts.store import Store
+from control_plane.routing import RoutingDocument
 from gateway.core.snapshot import Arm, ModelRoute, RoutingSnapshot
 from tests.unit.control_plane.experiments.making import experiment, mirroring
 from tests.unit.control_plane.making import NEW, QUICK, entry, write
@@ -45,7 +46,12 @@ class Stage:
         lease = Lease(self.redis, owner, 30.0)
         assert await lease.hold()
         return Observer(
-            self.store, TrialLedger(self.redis), self.routing, lease=lease, meters=self.meters, clock=lambda: self.now
+            self.store,
+            Ledger(self.redis, read_event),
+            self.routing,
+            lease=lease,
+            meters=self.meters,
+            clock=lambda: self.now,
         )
 
     async def start(self, **arms: int) -> Experiment:
@@ -265,7 +271,7 @@ async def test_a_model_that_is_not_in_the_document_keeps_what_it_has(redis: Redi
 async def test_only_so_many_old_ones_are_kept_with_their_evidence(
     redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "KEPT", 1)
+    monkeypatch.setattr(records, "KEPT", 1)
     trials = TrialStore(redis)
     await Lease(redis, "a", 30.0).hold()
     for number in range(3):
@@ -274,14 +280,14 @@ async def test_only_so_many_old_ones_are_kept_with_their_evidence(
         await trials.save("1-1", {one.id: Pairs()}, "a")
     await trials.create(mirroring("mi_3", now=9.0))
     assert [one.id for one in await trials.all()] == ["mi_3", "mi_2"]
-    assert set(await redis.hkeys(store.EVIDENCE)) == {b"position", b"mi_2"}  # type: ignore[misc]
+    assert set(await redis.hkeys(EVIDENCE)) == {b"position", b"mi_2"}  # type: ignore[misc]
 
 
 async def test_what_cannot_be_read_is_left_out(redis: Redis, caplog: pytest.LogCaptureFixture) -> None:
     trials, one = TrialStore(redis), experiment()
     await trials.create(one)
-    await redis.hset(store.TRIALS, "bad", "{}")  # type: ignore[misc]
-    await redis.hset(store.EVIDENCE, one.id, "[]")  # type: ignore[misc]
+    await redis.hset(records.TRIALS, "bad", "{}")  # type: ignore[misc]
+    await redis.hset(EVIDENCE, one.id, "[]")  # type: ignore[misc]
     assert await trials.all() == [one]
     assert await trials.evidence(one) == Evidence()
     with pytest.raises(NotPossible, match="bad cannot be read"):
@@ -291,7 +297,7 @@ async def test_what_cannot_be_read_is_left_out(redis: Redis, caplog: pytest.LogC
 
 
 def test_all_keys_of_one_script_lie_in_one_slot() -> None:
-    assert all("{control}" in key for key in (store.TRIALS, store.EVIDENCE, store.ROLLOUTS, LEASE))
+    assert all("{control}" in key for key in (records.TRIALS, EVIDENCE, records.ROLLOUTS, LEASE))
 
 
 def test_the_page_quotes_what_people_wrote() -> None:
