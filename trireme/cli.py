@@ -27,6 +27,7 @@ from trireme.models import prepare_models
 from trireme.options import Config
 from trireme.serve import serve as serve_stack
 from trireme.settings import load_settings
+from trireme.terminal import say
 from trireme.triton import assemble_backends
 
 app = typer.Typer(
@@ -53,7 +54,8 @@ def main() -> None:
     try:
         app()
     except TriremeError as error:
-        sys.exit(_complain(str(error)))
+        say(str(error))
+        sys.exit(1)
 
 
 @app.command()
@@ -85,8 +87,3 @@ def doctor(config: Config = None) -> None:
     problems = [f"{check.name}: {check.problem}" for check in checks if check.problem]
     if problems:
         raise TriremeError("\n".join(["", *problems]))
-
-
-def _complain(text: str) -> int:
-    Console(stderr=True).print(text, soft_wrap=True, markup=False, highlight=False)
-    return 1

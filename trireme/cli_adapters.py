@@ -14,6 +14,7 @@ from rich.table import Table
 from gateway.core.identity import NO_LIMITS
 from trireme.admin import Key, Url, gateway_of
 from trireme.options import AsJson, Config, LimitOptions, with_bounds
+from trireme.terminal import say
 
 app = typer.Typer(help="LoRA adapters: models that share a base model.", no_args_is_help=True)
 
@@ -62,7 +63,7 @@ def add(
     body = {"name": name, "revision": revision, "path": path, "base": base, "checksum": checksum}
     row = gateway_of(url, key, config).ask("POST", PATH, {**body, "promote": promote, "limits": limits})
     (added,) = [one for one in row["revisions"] if one["revision"] == revision]
-    _say(f"{name} has the revision {revision}, rank {added['rank']}, {added['checksum']}.")
+    say(f"{name} has the revision {revision}, rank {added['rank']}, {added['checksum']}.")
 
 
 @app.command()
@@ -76,28 +77,28 @@ def remove(
     """Refuse new requests; those that run may finish, and the files stay."""
     query = "" if revision is None else f"?revision={quote(revision, safe='')}"
     gateway_of(url, key, config).ask("DELETE", f"{_path(name)}{query}")
-    _say(f"{name} is removed." if revision is None else f"Revision {revision} of {name} is removed.")
+    say(f"{name} is removed." if revision is None else f"Revision {revision} of {name} is removed.")
 
 
 @app.command()
 def promote(name: Name, revision: Revision, url: Url = None, key: Key = None, config: Config = None) -> None:
     """Let the name mean another revision; requests that run keep theirs."""
     gateway_of(url, key, config).ask("POST", f"{_path(name)}/promote", {"revision": revision})
-    _say(f"{name} means revision {revision} now.")
+    say(f"{name} means revision {revision} now.")
 
 
 @app.command()
 def pin(name: Name, url: Url = None, key: Key = None, config: Config = None) -> None:
     """Keep the current revision in every engine's memory."""
     gateway_of(url, key, config).ask("PATCH", _path(name), {"pinned": True})
-    _say(f"{name} is pinned; `adapters list` shows who has it.")
+    say(f"{name} is pinned; `adapters list` shows who has it.")
 
 
 @app.command()
 def unpin(name: Name, url: Url = None, key: Key = None, config: Config = None) -> None:
     """Let engines evict it again when nobody asks for it."""
     gateway_of(url, key, config).ask("PATCH", _path(name), {"pinned": False})
-    _say(f"{name} is not pinned any more.")
+    say(f"{name} is not pinned any more.")
 
 
 def _state(row: dict[str, Any], revision: dict[str, Any]) -> str:
@@ -108,7 +109,3 @@ def _state(row: dict[str, Any], revision: dict[str, Any]) -> str:
 
 def _path(name: str) -> str:
     return f"{PATH}/{quote(name, safe='')}"
-
-
-def _say(text: str) -> None:
-    Console(stderr=True).print(text, soft_wrap=True, markup=False, highlight=False)

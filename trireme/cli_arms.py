@@ -15,7 +15,8 @@ from control_plane.routing import RoutingDocument
 from gateway.core.snapshot import DEFAULT_GROUP, Arm, ModelRoute
 from trireme.options import AsJson, Config
 from trireme.settings import load_settings
-from trireme.trials import say, with_trials
+from trireme.terminal import say
+from trireme.trials import with_trials
 
 app = typer.Typer(help="Ways in which a model can be served.", no_args_is_help=True)
 

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from trireme.admin import Key, Url, gateway_of
 from trireme.options import AsJson, Config
+from trireme.terminal import say
 
 app = typer.Typer(help="Triton servers behind the gateway.", no_args_is_help=True)
 
@@ -30,7 +31,7 @@ def list_backends(as_json: AsJson = False, url: Url = None, key: Key = None, con
     table = Table("id", "url", "group", "state", "requests", "tokens", "saturation", box=None)
     for row in rows:
         numbers = (str(row["in_flight_requests"]), str(row["in_flight_tokens"]), f"{row['saturation']:.0%}")
-        table.add_row(row["id"], row["url"], row["group"], state_of(row), *numbers)
+        table.add_row(row["id"], row["url"], row["group"], _state(row), *numbers)
     Console().print(table)
 
 
@@ -54,31 +55,31 @@ def add(
     """Use one more Triton server, from its first token on."""
     body = {"id": identifier, "url": address, "group": group, "models": model, "capacity_tokens": capacity}
     gateway_of(url, key, config).ask("POST", PATH, body)
-    _say(f"{identifier} is added; it gets requests as soon as it has generated a token.")
+    say(f"{identifier} is added; it gets requests as soon as it has generated a token.")
 
 
 @app.command()
 def remove(identifier: Identifier, url: Url = None, key: Key = None, config: Config = None) -> None:
     """Use a server no more; what runs there may finish."""
     gateway_of(url, key, config).ask("DELETE", _path(identifier))
-    _say(f"{identifier} is removed.")
+    say(f"{identifier} is removed.")
 
 
 @app.command()
 def drain(identifier: Identifier, url: Url = None, key: Key = None, config: Config = None) -> None:
     """Send a server nothing new; `backends list` shows when nothing runs there any more."""
     row = gateway_of(url, key, config).ask("POST", f"{_path(identifier)}/drain")
-    _say(f"{identifier} gets nothing new; {row['in_flight_requests']} requests still run there.")
+    say(f"{identifier} gets nothing new; {row['in_flight_requests']} requests still run there.")
 
 
 @app.command()
 def undrain(identifier: Identifier, url: Url = None, key: Key = None, config: Config = None) -> None:
     """Use a drained server again."""
     gateway_of(url, key, config).ask("POST", f"{_path(identifier)}/undrain")
-    _say(f"{identifier} is used again.")
+    say(f"{identifier} is used again.")
 
 
-def state_of(row: dict[str, Any]) -> str:
+def _state(row: dict[str, Any]) -> str:
     """In a few words."""
     if row["draining"]:
         return "draining"
@@ -89,7 +90,3 @@ def state_of(row: dict[str, Any]) -> str:
 
 def _path(identifier: str) -> str:
     return f"{PATH}/{quote(identifier, safe='')}"
-
-
-def _say(text: str) -> None:
-    Console(stderr=True).print(text, soft_wrap=True, markup=False, highlight=False)

@@ -13,6 +13,7 @@ from rich.table import Table
 from trireme.admin import Key, Url, gateway_of
 from trireme.errors import TriremeError
 from trireme.options import AsJson, Config
+from trireme.terminal import say
 
 app = typer.Typer(help="Answers that are kept for requests that come again.", no_args_is_help=True)
 
@@ -55,7 +56,7 @@ def purge(
         raise TriremeError("Say what to purge: --tenant, --model or --prefix, or --all.")
     path = _path(tenant=tenant, model=model, prefix=prefix)
     gone = gateway_of(url, key, config).ask("DELETE", path)["answers"]
-    Console(stderr=True).print(f"{gone} answers are gone.", soft_wrap=True, markup=False, highlight=False)
+    say(f"{gone} answers are gone.")
 
 
 def _path(**query: str | None) -> str:

@@ -18,7 +18,8 @@ from gateway.core.snapshot import Unit
 from trireme.errors import TriremeError
 from trireme.options import AsJson, Config, shown_time
 from trireme.settings import load_settings
-from trireme.trials import command, in_points, in_times, say, with_trials
+from trireme.terminal import say
+from trireme.trials import command, in_points, in_times, with_trials
 
 app = typer.Typer(help="Which of several arms of a model is better?", no_args_is_help=True)
 

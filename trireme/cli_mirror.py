@@ -22,7 +22,8 @@ from gateway.core.snapshot import DEFAULT_GROUP, Arm
 from trireme.errors import TriremeError
 from trireme.options import AsJson, Config, shown_time
 from trireme.settings import load_settings
-from trireme.trials import command, in_points, in_times, say, with_trials
+from trireme.terminal import say
+from trireme.trials import command, in_points, in_times, with_trials
 
 app = typer.Typer(help="Copies of requests for a version that is tried out.", no_args_is_help=True)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import getpass
 import json
 import time
@@ -14,17 +13,16 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from control_plane.errors import ControlError
-from control_plane.lease import LEASE
 from control_plane.rollouts.commands import Commands
 from control_plane.rollouts.state import Comparison, Rollout, Rules
 from control_plane.rollouts.store import Store
 from control_plane.routing import RoutingDocument
 from gateway.core.snapshot import DEFAULT_GROUP, Arm
+from trireme.control import with_control
 from trireme.errors import TriremeError
-from trireme.keys import valkey
 from trireme.options import AsJson, Config, shown_time
 from trireme.settings import Settings, load_settings
+from trireme.terminal import say
 
 app = typer.Typer(help="New versions of a model, step by step.", no_args_is_help=True)
 
@@ -32,6 +30,7 @@ RolloutId = Annotated[str, typer.Argument(metavar="ROLLOUT", help="Its id, as `r
 Result = TypeVar("Result")
 _DEFAULTS = Rules()
 _SECONDS_PER_MINUTE = 60.0
+_IDLE = "nothing is decided"
 
 
 @app.command()
@@ -53,13 +52,13 @@ def start(
     rules = _rules(steps=steps.split(","), min_samples=min_samples, min_step_s=min_minutes * _SECONDS_PER_MINUTE)
     canary = Arm(name=arm, group=group, triton_model=triton_model, version=version)
     rollout = _command(load_settings(config), lambda commands: commands.start(model, canary, rules, time.time()))
-    _say(f"Rollout {rollout.id} begins with {rollout.share} % of {model}.")
+    say(f"Rollout {rollout.id} begins with {rollout.share} % of {model}.")
 
 
 @app.command("list")
 def list_rollouts(as_json: AsJson = False, config: Config = None) -> None:
     """Show all rollouts that are on record, the newest first."""
-    rollouts = _with_stores(load_settings(config), lambda store, _: store.all())
+    rollouts = _with_store(load_settings(config), lambda store: store.all())
     if as_json:
         typer.echo(json.dumps([_public(rollout) for rollout in rollouts], indent=2))
         return
@@ -73,7 +72,7 @@ def list_rollouts(as_json: AsJson = False, config: Config = None) -> None:
 @app.command()
 def show(rollout: RolloutId, as_json: AsJson = False, config: Config = None) -> None:
     """Show one rollout with every decision and its numbers."""
-    found = _with_stores(load_settings(config), lambda store, _: store.get(rollout))
+    found = _with_store(load_settings(config), lambda store: store.get(rollout))
     if as_json:
         typer.echo(json.dumps(_public(found), indent=2))
         return
@@ -90,14 +89,14 @@ def show(rollout: RolloutId, as_json: AsJson = False, config: Config = None) -> 
 def pause(rollout: RolloutId, config: Config = None) -> None:
     """Keep the share as it is, and decide nothing."""
     found = _command(load_settings(config), lambda commands: commands.pause(rollout, time.time()))
-    _say(f"Rollout {found.id} stays at {found.share} %.")
+    say(f"Rollout {found.id} stays at {found.share} %.")
 
 
 @app.command()
 def resume(rollout: RolloutId, config: Config = None) -> None:
     """Go on with a paused rollout."""
     found = _command(load_settings(config), lambda commands: commands.resume(rollout, time.time()))
-    _say(f"Rollout {found.id} goes on at {found.share} %.")
+    say(f"Rollout {found.id} goes on at {found.share} %.")
 
 
 @app.command()
@@ -108,7 +107,7 @@ def abort(
 ) -> None:
     """Send everybody back to the old version at once; this needs no control plane."""
     found = _command(load_settings(config), lambda commands: commands.abort(rollout, time.time(), reason))
-    _say(f"Rollout {found.id} is aborted: {found.definition.stable.name} serves {found.definition.model}.")
+    say(f"Rollout {found.id} is aborted: {found.definition.stable.name} serves {found.definition.model}.")
 
 
 def _rules(**given: Any) -> Rules:
@@ -120,25 +119,14 @@ def _rules(**given: Any) -> Rules:
 
 
 def _command(settings: Settings, work: Callable[[Commands], Awaitable[Rollout]]) -> Rollout:
-    async def run(store: Store, routing: RoutingDocument) -> Rollout:
-        return await work(Commands(store, routing, getpass.getuser()))
+    """Raises: TriremeError."""
+    by = getpass.getuser()
+    return with_control(settings, lambda redis: work(Commands(Store(redis), RoutingDocument(redis), by)), idle=_IDLE)
 
-    return _with_stores(settings, run)
 
-
-def _with_stores(settings: Settings, work: Callable[[Store, RoutingDocument], Awaitable[Result]]) -> Result:
-    """Says so where no control plane is there to act. Raises: TriremeError."""
-
-    async def run() -> Result:
-        async with valkey(settings) as redis:
-            if not await redis.exists(LEASE):
-                _say("No control plane runs now: nothing is decided until one does.")
-            return await work(Store(redis), RoutingDocument(redis))
-
-    try:
-        return asyncio.run(run())
-    except ControlError as error:
-        raise TriremeError(f"{str(error)[:1].upper()}{str(error)[1:]}.") from error
+def _with_store(settings: Settings, work: Callable[[Store], Awaitable[Result]]) -> Result:
+    """Raises: TriremeError."""
+    return with_control(settings, lambda redis: work(Store(redis)), idle=_IDLE)
 
 
 def _numbers(one: Comparison) -> str:
@@ -150,7 +138,3 @@ def _numbers(one: Comparison) -> str:
 
 def _public(rollout: Rollout) -> Any:
     return {**msgspec.to_builtins(rollout), "share": rollout.share}
-
-
-def _say(text: str) -> None:
-    Console(stderr=True).print(text, soft_wrap=True, markup=False, highlight=False)

@@ -17,6 +17,7 @@ from trireme.errors import TriremeError
 from trireme.options import AsJson, Config
 from trireme.parts import repository_path
 from trireme.settings import LOOPBACK, Settings, load_settings
+from trireme.terminal import say
 from trireme.versions import Row, Server, Versions, check_model_dir
 
 app = typer.Typer(help="Versions of the model, side by side in one Triton.", no_args_is_help=True)
@@ -109,7 +110,7 @@ def list_versions(
 
 
 def _versions(settings: Settings, model: str | None, server: Server) -> Versions:
-    return Versions(settings, server, model or settings.model.name, _say)
+    return Versions(settings, server, model or settings.model.name, say)
 
 
 def _server(settings: Settings, http: str | None, grpc: str | None, repository: Path | None, group: str) -> Server:
@@ -141,7 +142,3 @@ def _arguments(text: str) -> dict[str, Any]:
 def _short(row: Row) -> str:
     """The state without what a traceback has to add."""
     return row.state.splitlines()[0]
-
-
-def _say(text: str) -> None:
-    Console(stderr=True).print(text, soft_wrap=True, markup=False, highlight=False)

@@ -15,6 +15,11 @@ class TriremeError(Exception):
     """The message is one or more whole sentences for the user; the command line prints it and exits with 1."""
 
 
+def as_sentence(clause: str) -> str:
+    """What the gateway and the control plane say of a refusal, for the terminal."""
+    return f"{clause[:1].upper()}{clause[1:]}."
+
+
 class SettingsError(TriremeError):
     """One or more settings are wrong; `problems` holds a sentence for each."""
 

@@ -23,7 +23,7 @@ from gateway.auth.store import KeyStore
 from gateway.auth.tenants import TenantStore
 from gateway.errors import GatewayError
 from gateway.valkey.client import client
-from trireme.errors import TriremeError
+from trireme.errors import TriremeError, as_sentence
 from trireme.settings import LOOPBACK, Settings
 
 PEPPER_BYTES = 32
@@ -105,7 +105,7 @@ def refusals() -> Iterator[None]:
     try:
         yield
     except GatewayError as error:
-        raise TriremeError(f"{error.message[:1].upper()}{error.message[1:]}.") from error
+        raise TriremeError(as_sentence(error.message)) from error
 
 
 def read_pepper(settings: Settings, environ: Mapping[str, str]) -> bytes:

@@ -248,10 +248,14 @@ def _check_model(setting: str, model: object) -> list[str]:
         names = " nor ".join(PREPARED_MODELS)
         return [f"{setting}: {model!r} is neither {names} nor a path (which has a slash in it)."]
     path = _absolute(model)
-    missing = [name for name in ("config.json", "tokenizer.json") if not (path / name).is_file()]
-    if not any(path.glob("*.safetensors")):
-        missing.append("*.safetensors")
+    missing = missing_files(path)
     return [f"{setting}: {path} holds no {', no '.join(missing)}."] if missing else []
+
+
+def missing_files(path: Path) -> list[str]:
+    """What a model directory lacks."""
+    missing = [name for name in ("config.json", "tokenizer.json") if not (path / name).is_file()]
+    return missing if any(path.glob("*.safetensors")) else [*missing, "*.safetensors"]
 
 
 def _check_engine(values: Mapping[str, Any]) -> list[str]:

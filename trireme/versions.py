@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotYet
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from control_plane.arms import DEFAULT_ARM
-from control_plane.errors import ControlError
 from control_plane.routing import RoutingDocument
 from control_plane.versions import Place, new_arm, with_version, without_version
 from gateway.core.snapshot import DEFAULT_GROUP, RoutingSnapshot
 from trireme import probes
+from trireme.control import refusals, with_control
 from trireme.errors import TriremeError
-from trireme.keys import valkey
 from trireme.repository import DEFAULT, ENGINE, VERSIONED, Repository
-from trireme.settings import Settings
+from trireme.settings import Settings, missing_files
 from trireme.triton_control import TritonControl
 
 HEARTBEAT_S: Final = 5.0
@@ -211,37 +209,15 @@ class Versions:
             time.sleep(POLL_S)
 
     def _read(self) -> RoutingSnapshot:
-        async def read() -> RoutingSnapshot:
-            async with valkey(self._settings) as redis:
-                return await RoutingDocument(redis).read()
-
-        with refusals():
-            return asyncio.run(read())
+        return with_control(self._settings, lambda redis: RoutingDocument(redis).read())
 
     def _change(self, change: Callable[[RoutingSnapshot], RoutingSnapshot]) -> None:
-        async def replace() -> None:
-            async with valkey(self._settings) as redis:
-                await RoutingDocument(redis).change(change)
-
-        with refusals():
-            asyncio.run(replace())
-
-
-@contextmanager
-def refusals() -> Iterator[None]:
-    """What routing refuses, as a sentence for the terminal."""
-    try:
-        yield
-    except ControlError as error:
-        raise TriremeError(f"{str(error)[:1].upper()}{str(error)[1:]}.") from error
+        with_control(self._settings, lambda redis: RoutingDocument(redis).change(change))
 
 
 def check_model_dir(given: Path, served: Path) -> None:
     """The gateway counts tokens for all versions with one tokenizer and one chat template. Raises TriremeError."""
-    missing = [name for name in ("config.json", "tokenizer.json") if not (given / name).is_file()]
-    if not any(given.glob("*.safetensors")):
-        missing.append("*.safetensors")
-    if missing:
+    if missing := missing_files(given):
         raise TriremeError(f"{given} holds no {', no '.join(missing)}.")
     if given.resolve() == served.resolve():
         return

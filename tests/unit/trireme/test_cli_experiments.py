@@ -6,41 +6,18 @@ from collections.abc import Callable
 import msgspec
 import pytest
 from redis import Redis
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from control_plane.experiments.evidence import Pairs
 from control_plane.experiments.store import EVIDENCE
 from gateway.core.document import KEY
 from gateway.core.snapshot import ModelRoute, decode_snapshot
 from tests.unit.control_plane.experiments.making import copied, evidence
-from trireme.cli import app
 from trireme.errors import TriremeError
 
 Run = Callable[..., Result]
 CREATE = ("experiments", "create", "--model", "boats", "--arm", "stable=90", "--arm", "v2=10")
 MIRROR = ("mirror", "set", "boats", "--arm", "v2", "--fraction", "0.25")
-
-
-@pytest.fixture
-def redis(valkey_url: str) -> Redis:
-    client = Redis.from_url(valkey_url)
-    client.flushdb()
-    return client
-
-
-@pytest.fixture
-def run(valkey_url: str, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> Run:
-    monkeypatch.setenv("TRIREME_VALKEY_URL", valkey_url)
-    monkeypatch.setenv("COLUMNS", "240")
-
-    def run(*arguments: str) -> Result:
-        result = CliRunner().invoke(app, arguments)
-        if isinstance(result.exception, TriremeError):
-            raise result.exception
-        assert result.exit_code == 0, result.output
-        return result
-
-    return run
 
 
 def route(redis: Redis) -> ModelRoute:

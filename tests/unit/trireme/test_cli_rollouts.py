@@ -6,41 +6,18 @@ from typing import Any
 
 import pytest
 from redis import Redis
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from control_plane.lease import LEASE
 from control_plane.routing import KEY
-from trireme.cli_rollouts import app
 from trireme.errors import TriremeError
 
 Run = Callable[..., Result]
-START = ("start", "boats", "--arm", "v2", "--group", "new")
-
-
-@pytest.fixture
-def redis(valkey_url: str) -> Redis:
-    client = Redis.from_url(valkey_url)
-    client.flushdb()
-    return client
-
-
-@pytest.fixture
-def run(valkey_url: str, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> Run:
-    monkeypatch.setenv("TRIREME_VALKEY_URL", valkey_url)
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*arguments: str) -> Result:
-        result = CliRunner().invoke(app, arguments)
-        if isinstance(result.exception, TriremeError):
-            raise result.exception
-        assert result.exit_code == 0, result.output
-        return result
-
-    return run
+START = ("rollouts", "start", "boats", "--arm", "v2", "--group", "new")
 
 
 def listed(run: Run) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads(run("list", "--json").stdout)
+    found: list[dict[str, Any]] = json.loads(run("rollouts", "list", "--json").stdout)
     return found
 
 
@@ -52,30 +29,33 @@ def test_a_rollout_is_started_shown_and_ended(run: Run, redis: Redis) -> None:
     assert one["definition"]["canary"] == {"name": "v2", "group": "new", "version": "7"}
     rules = one["definition"]["rules"]
     assert (rules["steps"], rules["min_samples"], rules["min_step_s"]) == ([2, 100], 1000, 90.0)
-    table = run("list").stdout
+    table = run("rollouts", "list").stdout
     assert all(word in table for word in (one["id"], "boats", "v2", "stable", "running", "2 %"))
-    assert "stays at 2 %" in run("pause", one["id"]).stderr
-    assert "goes on at 2 %" in run("resume", one["id"]).stderr
-    assert "stable serves boats" in run("abort", one["id"], "--reason", "slow harbour").stderr
-    assert "slow harbour" in run("show", one["id"]).stdout
-    shown = json.loads(run("show", one["id"], "--json").stdout)
+    assert "stays at 2 %" in run("rollouts", "pause", one["id"]).stderr
+    assert "goes on at 2 %" in run("rollouts", "resume", one["id"]).stderr
+    assert "stable serves boats" in run("rollouts", "abort", one["id"], "--reason", "slow harbour").stderr
+    assert "slow harbour" in run("rollouts", "show", one["id"]).stdout
+    shown = json.loads(run("rollouts", "show", one["id"], "--json").stdout)
     assert (shown["status"], shown["share"], len(shown["history"])) == ("aborted", 0, 4)
     assert json.loads(redis.get(KEY) or b"")["models"] == [{"name": "boats", "arms": [{"name": "stable"}]}]
 
 
 def test_it_is_said_when_nobody_would_act(run: Run, redis: Redis) -> None:
-    assert "No control plane runs now" in run("list").stderr
+    assert "No control plane runs now" in run("rollouts", "list").stderr
     redis.set(LEASE, "somebody")
-    assert "No control plane" not in run("list").stderr
+    assert "No control plane" not in run("rollouts", "list").stderr
 
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("show", "ro_9"), r"^There is no rollout 'ro_9'\.$"),
+        (("rollouts", "show", "ro_9"), r"^There is no rollout 'ro_9'\.$"),
         ((*START, "--steps", "5,1,100"), r"^Steps must grow and end with 100, after at least one other\.$"),
         ((*START, "--steps", "1,x"), r"^These rules make no sense: Expected `int`"),
-        (("start", "boats", "--arm", "v2"), r"^The canary is where the stable arm is: group default, model chat\.$"),
+        (
+            ("rollouts", "start", "boats", "--arm", "v2"),
+            r"^The canary is where the stable arm is: group default, model chat\.$",
+        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
