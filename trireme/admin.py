@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import urllib.error
@@ -41,26 +42,28 @@ class Gateway:
 
     def ask(self, method: str, path: str, body: Any = None) -> Any:
         """The answer's body. Raises: TriremeError."""
-        request = urllib.request.Request(  # noqa: S310 - the address is the operator's own
-            f"{self.url}{path}",
-            data=None if body is None else json.dumps(body).encode(),
-            headers={"authorization": f"Bearer {self.key}", "content-type": "application/json"},
-            method=method,
-        )
+        headers = {"authorization": f"Bearer {self.key}", "content-type": "application/json"}
+        data = None if body is None else json.dumps(body).encode()
         try:
+            request = urllib.request.Request(f"{self.url}{path}", data, headers, method=method)  # noqa: S310 - checked
             with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:  # noqa: S310 - as above
                 return json.load(response)
         except urllib.error.HTTPError as error:
             raise TriremeError(f"The gateway refused: {_message(error)}.") from error
-        except (urllib.error.URLError, TimeoutError) as error:
+        except (OSError, http.client.HTTPException) as error:
             raise TriremeError(
                 f"The gateway at {self.url} does not answer: start it with `make serve` first."
             ) from error
+        except ValueError as error:
+            raise TriremeError(f"What answers at {self.url} is no gateway: is the address right?") from error
 
 
 def gateway_of(url: str | None, key: str | None, config: Path | None) -> Gateway:
+    """Raises: TriremeError."""
     settings = load_settings(config)
     address = url or os.environ.get(URL_VARIABLE) or _own_url(settings)
+    if not address.startswith(("http://", "https://")):
+        raise TriremeError(f"{address} is no address of a gateway: write http://HOST:PORT.")
     return Gateway(address.rstrip("/"), _key(key, settings))
 
 
