@@ -42,8 +42,19 @@ def engine_is_dead(host: str, port: int) -> bool:
 def engine_state(host: str, port: int, version: str) -> dict[str, Any] | None:
     """What the engine of a version says of itself; None when it does not answer."""
     status, text = _engine(host, port, version)
-    if status != http.client.OK:
-        return None
+    return _state_in(text) if status == http.client.OK else None
+
+
+def engine_is_idle(host: str, port: int, version: str) -> bool:
+    """The engine says that it has nothing to do, or Triton that there is none. Silence is no proof: it may be busy."""
+    status, text = _engine(host, port, version)
+    if status >= http.client.BAD_REQUEST:
+        return True
+    state = _state_in(text) if status == http.client.OK else None
+    return state is not None and not state.get("in_flight", 0)
+
+
+def _state_in(text: str) -> dict[str, Any] | None:
     try:
         state: dict[str, Any] = json.loads(json.loads(text)["event"])
     except (ValueError, KeyError):

@@ -183,10 +183,11 @@ class Versions:
 
         def idle() -> bool:
             nonlocal idle_since
-            state = probes.engine_state(self._server.host, self._server.port, version)
-            busy = state is not None and state.get("in_flight", 0)
-            idle_since = None if busy else (idle_since or self._clock())
-            return idle_since is not None and self._clock() - idle_since >= IDLE_S
+            if not probes.engine_is_idle(self._server.host, self._server.port, version):
+                idle_since = None
+                return False
+            idle_since = idle_since or self._clock()
+            return self._clock() - idle_since >= IDLE_S
 
         self._say(f"version {version} gets nothing new; waiting for its last requests")
         self._wait(idle, "its last request ended", timeout_s)
