@@ -1,6 +1,7 @@
 """LoRA adapters in the real engine: how long the first use of one takes, and tokens a second of mixed batches.
 
-Two stacks, the same but for `max_loras`, take turns: one tells what serving adapters costs those who ask for none.
+Two stacks, the same but for `max_loras`, run one after the other: the first tells what serving adapters costs those
+who ask for none.
 """
 
 import asyncio
@@ -15,7 +16,7 @@ from pathlib import Path
 import httpx
 
 from benchmarks.load import Round, Target, burst
-from benchmarks.report import machine, table, write_section
+from benchmarks.report import machine, publish, table
 from tests.support.adapters import RANK, shapes_of, write_adapter
 from trireme.stack import EmbeddedStack, isolated_settings
 
@@ -38,6 +39,7 @@ def run(rounds: int, *, write: bool) -> bool:
     """Measure, print and (with `write`) record; returns whether all streams ended well, which is all that is asked."""
     rates: dict[str, list[float]] = {}
     firsts: list[float] = []
+    again: list[float] = []
     with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
         for max_loras in (0, ADAPTERS):
             with front(Path(scratch) / str(max_loras), max_loras) as one:
@@ -48,9 +50,7 @@ def run(rounds: int, *, write: bool) -> bool:
                     rates[name] = [asyncio.run(mixed(one.target, models)) for _ in range(rounds)]
                     sys.stderr.write(f"{name}: {statistics.median(rates[name]):.1f} tokens/s\n")
     text = summary(rates, firsts, again, rounds)
-    sys.stdout.write(text)
-    if write:
-        write_section("adapters", text)
+    publish("adapters", text, write=write)
     return True
 
 

@@ -17,8 +17,8 @@ from typing import Any
 
 import aiohttp
 
-from benchmarks.load import Answer, Target, stream
-from benchmarks.report import machine, table, write_section
+from benchmarks.load import Answer, Target, first_ms, stream, words
+from benchmarks.report import machine, publish, table
 from gateway.routing.strategies import STRATEGIES
 from trireme.stack import EmbeddedStack, isolated_settings
 
@@ -30,7 +30,6 @@ SYSTEM_WORDS = 400
 QUESTION_WORDS = 25
 ANSWER_TOKENS = 16
 AT_ONCE = 3
-WORDS = ("anchor", "bow", "captain", "deck", "flag", "galley", "harbour", "island", "keel", "lantern", "mast", "oar")
 # Nothing but the conversations is to be computed.
 QUIET = {"generation_interval_s": 3600.0, "slow_start_s": 0.0}
 
@@ -48,8 +47,7 @@ class Result:
 
     def first(self, percent: int) -> float:
         """Milliseconds to the first token."""
-        ordered = sorted(one.first for one in self.answers)
-        return 1000 * ordered[min(len(ordered) - 1, len(ordered) * percent // 100)]
+        return first_ms(self.answers, percent)
 
 
 def run(rounds: int, *, write: bool) -> bool:
@@ -63,9 +61,7 @@ def run(rounds: int, *, write: bool) -> bool:
                 sys.stderr.write(f"round {number + 1}, {name}: {Result(answers[name]).found:.0%} found so far\n")
     results = {name: Result(found) for name, found in answers.items()}
     text, met = summary(results, rounds)
-    sys.stdout.write(text)
-    if write:
-        write_section("affinity", text)
+    publish("affinity", text, write=write)
     return met
 
 
@@ -89,14 +85,14 @@ def fronts(scratch: Path) -> Iterator[Mapping[str, Target]]:
 
 async def conversations(target: Target, dice: random.Random) -> list[Answer]:
     """Of several users below each of a few system prompts, in an order of their own, so many at once."""
-    systems = [_words(dice, SYSTEM_WORDS) for _ in range(SYSTEMS)]
+    systems = [words(dice, SYSTEM_WORDS) for _ in range(SYSTEMS)]
     talks = [[{"role": "system", "content": system}] for system in systems for _ in range(TALKS_EACH)]
     dice.shuffle(talks)
     places = asyncio.Semaphore(AT_ONCE)
     async with aiohttp.ClientSession() as session:
 
         async def turn(messages: list[dict[str, str]]) -> Answer:
-            messages.append({"role": "user", "content": _words(dice, QUESTION_WORDS)})
+            messages.append({"role": "user", "content": words(dice, QUESTION_WORDS)})
             async with places:
                 answer = await stream(session, target, messages, ANSWER_TOKENS)
             messages.append({"role": "assistant", "content": answer.text})
@@ -107,10 +103,6 @@ async def conversations(target: Target, dice: random.Random) -> list[Answer]:
             dice.shuffle(talks)
             found += await asyncio.gather(*map(turn, talks))
         return found
-
-
-def _words(dice: random.Random, number: int) -> str:
-    return " ".join(dice.choices(WORDS, k=number))
 
 
 def summary(results: Mapping[str, Result], rounds: int) -> tuple[str, bool]:

@@ -22,7 +22,7 @@ import uvloop
 
 from benchmarks.chats import MAX_TOKENS, cpu_seconds
 from benchmarks.litellm_proxy import litellm_server, prepared, version_in
-from benchmarks.report import machine, table, write_section
+from benchmarks.report import machine, publish, table
 from benchmarks.servers import serving
 from trireme.settings import LOOPBACK
 from trireme.stack import EmbeddedStack, isolated_settings
@@ -76,9 +76,7 @@ def run(requests: int, *, write: bool, litellm: Path | None = None) -> bool:
     with tempfile.TemporaryDirectory(prefix="bench-") as scratch, systems(Path(scratch), place) as ways:
         blocks = uvloop.run(measure(ways, requests))
     text, met = report(ways, blocks, requests, version_in(place))
-    sys.stdout.write(text)
-    if write:
-        write_section("cache", text)
+    publish("cache", text, write=write)
     return met
 
 

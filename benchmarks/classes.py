@@ -19,8 +19,8 @@ import aiohttp
 
 from benchmarks.chart import Line, line_chart
 from benchmarks.engine import vllm_server
-from benchmarks.load import Answer, Target, stream
-from benchmarks.report import REPORT, machine, table, write_section
+from benchmarks.load import Answer, Target, first_ms, stream
+from benchmarks.report import REPORT, machine, publish, table
 from trireme.stack import EmbeddedStack, isolated_settings
 
 SLOTS = 8
@@ -41,8 +41,7 @@ class Load:
 
     def first(self, percent: int) -> float:
         """Milliseconds to the first token."""
-        found = sorted(answer.first for answer in self.interactive)
-        return 1000 * found[min(len(found) - 1, len(found) * percent // 100)]
+        return first_ms(self.interactive, percent)
 
 
 def run(seconds: float, *, write: bool) -> bool:
@@ -55,10 +54,9 @@ def run(seconds: float, *, write: bool) -> bool:
             trireme = Target("Trireme", f"{stack.gateway_url}/v1", settings.model.name, stack.dev_key)
             found = [(load, measure(trireme, load, seconds), measure(vllm, load, seconds)) for load in LOADS]
     text, met = summary(found, seconds, json.dumps(dict(arguments), sort_keys=True))
-    sys.stdout.write(text)
     if write:
         CHART.write_text(chart(found), "utf-8")
-        write_section("classes", text)
+    publish("classes", text, write=write)
     return met
 
 

@@ -7,7 +7,6 @@ the most that the model can do. Trireme gets them from concurrent clients over H
 import asyncio
 import random
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -16,8 +15,8 @@ from pathlib import Path
 
 import aiohttp
 
-from benchmarks.load import Target
-from benchmarks.report import machine, table, write_section
+from benchmarks.load import Target, words
+from benchmarks.report import machine, publish, table
 from python_backends.embedding.transformers_embedder import TransformersEmbedder
 from python_backends.preprocessing.tokenizer import TextTokenizer
 from trireme.stack import EmbeddedStack, isolated_settings
@@ -25,7 +24,6 @@ from trireme.stack import EmbeddedStack, isolated_settings
 CLIENTS = 4
 GOAL = 0.9
 SHAPES = ((1, 96), (16, 12), (128, 3))
-WORDS = ("anchor", "bow", "captain", "deck", "flag", "galley", "harbour", "island", "keel", "lantern", "mast", "oar")
 MOST_WORDS = 60
 
 
@@ -40,9 +38,7 @@ def run(rounds: int, *, write: bool) -> bool:
             target = Target("Trireme", f"{stack.gateway_url}/v1", settings.embedding_model.name, stack.dev_key)
             found = [(inputs, *_measure(target, bare, rounds, inputs, requests)) for inputs, requests in SHAPES]
     text, met = summary(found, rounds)
-    sys.stdout.write(text)
-    if write:
-        write_section("embeddings", text)
+    publish("embeddings", text, write=write)
     return met
 
 
@@ -62,7 +58,7 @@ def _measure(
 
 
 def _text(dice: random.Random) -> str:
-    return " ".join(dice.choices(WORDS, k=dice.randint(3, MOST_WORDS)))
+    return words(dice, dice.randint(3, MOST_WORDS))
 
 
 async def _through_gateway(target: Target, work: Sequence[Sequence[str]]) -> float:

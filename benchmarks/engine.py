@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.load import Round, Target, burst
-from benchmarks.report import machine, table, write_section
+from benchmarks.report import machine, publish, table
 from trireme.claims import free_ports
 from trireme.settings import Settings
 from trireme.stack import EmbeddedStack, isolated_settings
@@ -48,9 +48,7 @@ def run(rounds: int, *, write: bool) -> bool:
             trireme = Target("Trireme", f"{stack.gateway_url}/v1", settings.model.name, key)
             pairs = {level: measure(trireme, vllm, level, rounds) for level in LEVELS}
     text, met = summary(pairs, rounds, settings)
-    sys.stdout.write(text)
-    if write:
-        write_section("engine", text)
+    publish("engine", text, write=write)
     return met
 
 

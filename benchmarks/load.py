@@ -5,9 +5,14 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from random import Random
+from typing import Any, Final
 
 import aiohttp
+
+WORDS: Final = (
+    "anchor", "bow", "captain", "deck", "flag", "galley", "harbour", "island", "keel", "lantern", "mast", "oar",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -97,3 +102,14 @@ async def stream(
     text = "".join(json.loads(line[6:])["choices"][0]["delta"]["content"] for line in lines)
     cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
     return Answer(first, total, tokens, usage["prompt_tokens"], cached, text)
+
+
+def first_ms(answers: Sequence[Answer], percent: int) -> float:
+    """Percentile of the milliseconds to the first text."""
+    ordered = sorted(answer.first for answer in answers)
+    return 1000 * ordered[min(len(ordered) - 1, len(ordered) * percent // 100)]
+
+
+def words(dice: Random, number: int) -> str:
+    """A text of so many."""
+    return " ".join(dice.choices(WORDS, k=number))

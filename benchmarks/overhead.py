@@ -6,7 +6,6 @@ Requests alternate between the two, one at a time, on connections that are kept 
 import asyncio
 import json
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
@@ -15,7 +14,7 @@ from pathlib import Path
 import aiohttp
 import psutil
 
-from benchmarks.report import machine, table, write_section
+from benchmarks.report import machine, publish, table
 from trireme.stack import EmbeddedStack, isolated_settings
 
 GOAL_MS = 2.0
@@ -36,9 +35,7 @@ def run(requests: int, *, write: bool) -> bool:
         f"One stream, {requests} requests each way, alternating. Goal: added p50 ≤ {GOAL_MS:.0f} ms: "
         f"{'met' if met else 'not met'}.\n\n{table(header, rows)}\n"
     )
-    sys.stdout.write(text)
-    if write:
-        write_section("overhead", text)
+    publish("overhead", text, write=write)
     return met
 
 

@@ -7,7 +7,6 @@ No engine runs beside it.
 import asyncio
 import json
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import aiohttp
 
-from benchmarks.report import machine, table, write_section
+from benchmarks.report import machine, publish, table
 from gateway.choosing.choice import Option, decide
 from gateway.choosing.spec import CandidateSpec, RouterSpec
 from gateway.triton.codec import plan_answer, plan_request
@@ -44,9 +43,7 @@ def run(requests: int, *, write: bool) -> bool:
         f"{table(['tokens', 'at once', 'p50 ms', 'p99 ms', 'a second'], rows)}\n\n"
         f"A choice among {CANDIDATES} candidates, once the score is known: **{choice_us():.1f} µs**.\n\n{quality()}\n"
     )
-    sys.stdout.write(text)
-    if write:
-        write_section("plan", text)
+    publish("plan", text, write=write)
     return met
 
 

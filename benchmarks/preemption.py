@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from benchmarks.report import machine, table, write_section
+from benchmarks.report import machine, publish, table
 from python_backends.llm.engine import EngineRequest
 from python_backends.llm.vllm_engine import VllmEngine
 from python_backends.messages import Plan, Sampling
@@ -74,9 +74,7 @@ def run(rounds: int, *, write: bool) -> bool:
     }
     found = {slots: asyncio.run(compare(settings, slots, rounds)) for slots in SLOTS}
     text, met = summary(found, rounds, settings)
-    sys.stdout.write(text)
-    if write:
-        write_section("preemption", text)
+    publish("preemption", text, write=write)
     return met
 
 

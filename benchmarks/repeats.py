@@ -6,7 +6,6 @@ Prompts are drawn by Zipf's law; the same draws for both. Each run begins with a
 import asyncio
 import random
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from typing import Any, Final
 
 import aiohttp
 
-from benchmarks.report import machine, table, write_section
+from benchmarks.report import machine, publish, table
 from trireme.stack import EmbeddedStack, isolated_settings
 
 REQUESTS: Final = 200
@@ -39,15 +38,13 @@ class Run:
 
 
 def run(requests: int, *, write: bool) -> bool:
-    """Measure, print and (with `write`) record; true: there is no goal but less work."""
+    """Measure, print and (with `write`) record; returns whether the cache spared the engine any work."""
     with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
         settings = isolated_settings(Path(scratch), engine="vllm", gateway={"cache": {"mode": "exact"}})
         with EmbeddedStack(settings) as stack:
             without, cached = asyncio.run(compare(stack, drawn(requests)))
     text = report(without, cached, requests)
-    sys.stdout.write(text)
-    if write:
-        write_section("repeats", text)
+    publish("repeats", text, write=write)
     return cached.computed < without.computed
 
 

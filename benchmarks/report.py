@@ -3,6 +3,7 @@
 import os
 import platform
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +21,13 @@ def machine() -> str:
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def publish(name: str, text: str, *, write: bool) -> None:
+    """To standard output, and with `write` into the section of this name."""
+    sys.stdout.write(text)
+    if write:
+        write_section(name, text)
 
 
 def write_section(name: str, text: str, report: Path = REPORT) -> None:

@@ -4,7 +4,6 @@ The decisions are the control plane's own; what they are about is drawn: errors,
 show the rules at the stated traffic, and no real version.
 """
 
-import sys
 from collections import Counter
 from dataclasses import dataclass, replace
 from math import ceil
@@ -12,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from benchmarks.report import table, write_section
+from benchmarks.report import publish, table
 from control_plane.rollouts.decision import decide
 from control_plane.rollouts.evidence import KEPT, ArmEvidence, Evidence, Reservoir
 from control_plane.rollouts.state import Definition, Rollout, Rules, decided, start
@@ -92,9 +91,7 @@ def run(*, write: bool) -> bool:
         f"`python -m benchmarks rollouts` · simulated, {ROLLOUTS} rollouts a line\n\n{_assumed()}\n\n{_goals(met)}\n\n"
     )
     text += table(HEADER, rows) + "\n"
-    sys.stdout.write(text)
-    if write:
-        write_section("rollouts", text)
+    publish("rollouts", text, write=write)
     return met
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 
-from benchmarks.report import machine, table, write_section
+from benchmarks.report import machine, publish, table
 from gateway.routing.member import seed_of
 from gateway.routing.prefix import chain_of
 from gateway.routing.scoring import Ask, Candidate
@@ -249,9 +249,7 @@ def run(write: bool) -> bool:
         + table(["strategy", "decision p50 / p90 µs"], [_times(name, found) for name, found in times.items()])
         + "\n"
     )
-    sys.stdout.write(text)
-    if write:
-        write_section("routing", text)
+    publish("routing", text, write=write)
     return good
 
 

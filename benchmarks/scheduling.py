@@ -6,7 +6,6 @@ Cost: turns through the real gate, on uvloop, that do nothing while they are ins
 
 import asyncio
 import statistics
-import sys
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 import uvloop
 
 from benchmarks.chart import Line, line_chart
-from benchmarks.report import machine, table, write_section
+from benchmarks.report import machine, publish, table
 from benchmarks.simulation import Arrival, Fifo, Policy, Run, Simulation, merge, poisson
 from gateway.admission.gate import Gate
 from gateway.admission.scheduler import Scheduler
@@ -56,11 +55,10 @@ def run(*, write: bool) -> bool:
         f"{table(['load', *PRIORITY_CLASSES, FIFO, 'answered', 'fcfs answered'], latency)}\n\n"
         "![p95 by load](images/admission-latency.svg)\n"
     )
-    sys.stdout.write(text)
     if write:
         CHART.parent.mkdir(exist_ok=True)
         CHART.write_text(line_chart("p95 of arrival to end, s", "offered load", lines), "utf-8")
-        write_section("scheduling", text)
+    publish("scheduling", text, write=write)
     return met
 
 

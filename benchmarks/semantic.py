@@ -11,7 +11,6 @@ import gzip
 import io
 import itertools
 import statistics
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -24,7 +23,7 @@ import aiohttp
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.report import machine, table, write_section
+from benchmarks.report import machine, publish, table
 from gateway.auth.tenants import TenantStore
 from gateway.cache.semantic.guards import objection
 from gateway.cache.semantic.index import Index, top_rows
@@ -93,9 +92,7 @@ def run(data: Path | None, requests: int, *, write: bool) -> bool:
         f"The index alone, {DIMENSIONS} dimensions, all questions in one partition:\n\n{table(header, rows)}\n\n"
         f"{through_the_gateway(requests)}\n"
     )
-    sys.stdout.write(text)
-    if write:
-        write_section("semantic", text)
+    publish("semantic", text, write=write)
     return met
 
 

@@ -15,7 +15,7 @@ from llguidance import LLMatcher
 from transformers import AutoTokenizer
 
 from benchmarks.load import Round, Target, burst
-from benchmarks.report import machine, table, write_section
+from benchmarks.report import machine, publish, table
 from python_backends.grammar.checker import GrammarChecker
 from python_backends.grammar.compiler import Compiler
 from python_backends.grammar.forms import guidance_text
@@ -55,9 +55,7 @@ def run(rounds: int, *, write: bool) -> bool:
             decoded = {level: measure(target, level, rounds) for level in LEVELS}
         parts = [compiling(settings.model.path), checking(), compilers(settings.model.path)]
     text, met = summary(decoded, rounds, settings, parts)
-    sys.stdout.write(text)
-    if write:
-        write_section("structured", text)
+    publish("structured", text, write=write)
     return met
 
 

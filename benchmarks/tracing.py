@@ -15,7 +15,7 @@ import aiohttp
 import psutil
 import uvloop
 
-from benchmarks.report import machine, table, write_section
+from benchmarks.report import machine, publish, table
 from benchmarks.servers import serving
 from trireme.settings import LOOPBACK
 from trireme.stack import EmbeddedStack, isolated_settings
@@ -45,9 +45,7 @@ def run(requests: int, *, write: bool) -> bool:
         f"{'met' if met else 'not met'}.\n\n"
         f"{table(['traced', 'µs a request', 'blocks', 'added µs'], rows)}\n"
     )
-    sys.stdout.write(text)
-    if write:
-        write_section("tracing", text)
+    publish("tracing", text, write=write)
     return met
 
 
