@@ -8,7 +8,7 @@ from python_backends.postprocessing.tools.parser import Arguments, Begin, End, M
 from python_backends.postprocessing.tools.value import ValueReader
 
 BEGIN = "[TOOL_CALLS]"
-_NAMED = re.compile(r"\s*(?P<name>[^\s\[]*)\s*(\[CALL_ID\][^\[]*)?(\[ARGS\])?\s*\Z")
+_NAMED = re.compile(r"(?P<name>[^\s\[]+)\s*(\[CALL_ID\][^\[]*)?(\[ARGS\])?\Z")
 _SPACE = " \t\r\n"
 
 
@@ -44,7 +44,7 @@ class MistralParser(Machine):
         if char != "{":
             self._held += char
             return
-        named = _NAMED.match(self._held.removeprefix(BEGIN))
+        named = _NAMED.match(self._held.removeprefix(BEGIN).strip())
         if named is None or named["name"] not in self._names:
             self._held += char
             self._give_up()

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from python_backends.postprocessing.tools.parser import Arguments, Begin, End, Machine
 
 _SPACE = " \t\r\n"
-_WORD = re.compile(r"[\w.-]+\Z")
+_WORD = re.compile(r"[\w.-]")
 _OPEN, _CLOSE, _QUOTES = "([{", ")]}", "\"'"
 _JSON_WORDS: dict[str, object] = {"true": True, "false": False, "null": None}
 
@@ -56,7 +56,7 @@ class PythonicParser(Machine):
         if not self._word and char in _SPACE + ",":
             return True
         self._word += char
-        return _WORD.match(self._word) is not None
+        return _WORD.match(char) is not None
 
     def _in_value(self, char: str) -> None:
         if self._value.feed(char):

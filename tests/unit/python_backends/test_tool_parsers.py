@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import time
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
@@ -223,3 +224,22 @@ def test_every_format_has_a_parser_and_an_unknown_one_is_told_which_there_are() 
     assert set(PARSERS) == set(get_args(ToolFormat))
     with pytest.raises(ValueError, match="'xml': use one of hermes, llama3_json, mistral, pythonic, json"):
         parser_of("xml", NAMES)
+
+
+@pytest.mark.parametrize(
+    ("form", "text"),
+    [
+        ("mistral", "[TOOL_CALLS]" + " " * 4000 + "x y{"),
+        ("mistral", "[TOOL_CALLS]x" + " " * 4000 + "y{"),
+        ("pythonic", "[" + "a" * 100_000),
+        ("pythonic", f"[weather(city='{'a' * 100_000}')]"),
+        ("hermes", '<tool_call>{"arguments": {"city": "' + "a" * 100_000),
+        ("json", " " * 100_000 + "x"),
+        ("llama3_json", '{"parameters": {"city": "' + "a" * 100_000),
+    ],
+)
+def test_no_answer_keeps_the_others_waiting(form: str, text: str) -> None:
+    """One process reads the answers of all requests."""
+    began = time.process_time()
+    whole(form, text)
+    assert time.process_time() - began < 5
