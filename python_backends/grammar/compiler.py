@@ -113,14 +113,16 @@ def _check_tokenwise(grammar: str) -> None:
 def _explained(error: Exception, constraint: Constraint) -> tuple[str, str]:
     """Words for the client and a code, of what the compiler said."""
     said = _first_line(error)
-    if any(words in str(error) for words in _TOO_MUCH):
+    if _TOO_MUCH.search(_QUOTED.sub("", said)):
         return f"it is too complex: make it smaller ({said})", "grammar_too_complex"
     if "NoExtension" in said or "Unsatisfiable" in said:
         return f"nothing can ever match it ({said})", _CODES[_kind(constraint)]
     return " ".join(_lines(error)), _CODES[_kind(constraint)]
 
 
-_TOO_MUCH = ("too big", "too large", "limit", "panic", "ParserTooComplex", "LexerTooComplex")
+# Only the first line is all the compiler's own, but for what it quotes of the client's.
+_QUOTED = re.compile(r"\"(?:\\.|[^\"\\])*\"|'[^']*'")
+_TOO_MUCH = re.compile(r"too big|too large|\blimit\b|panic|ParserTooComplex|LexerTooComplex")
 _CODES = {
     "json_schema": "unsupported_schema",
     "regex": "invalid_regex",
