@@ -41,9 +41,9 @@ def evaluate(scores: Array, weak: Array, strong: Array) -> Quality:
 
 
 def area_under_roc(scores: Array, positive: Array) -> float:
-    """The chance that a positive one scores above a negative one."""
-    ranks = np.empty(len(scores))
-    ranks[np.argsort(scores, kind="stable")] = np.arange(1, len(scores) + 1)
+    """The chance that a positive one scores above a negative one; of the same score, half."""
+    _, place, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]
     positives = float(positive.sum())
     negatives = len(positive) - positives
     return float(ranks[positive == 1].sum() - positives * (positives + 1) / 2) / (positives * negatives)

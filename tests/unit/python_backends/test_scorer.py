@@ -140,6 +140,13 @@ def test_a_perfect_score_and_a_useless_one() -> None:
     assert useless.apgr == pytest.approx(0.5, abs=0.02)
 
 
+def test_what_scores_the_same_tells_nothing_in_whatever_order_it_stands() -> None:
+    weak = np.array([1.0] * 30 + [0.0] * 70)
+    assert evaluate(np.zeros(100), weak, np.ones(100)).auc == 0.5
+    assert evaluate(np.zeros(100), weak[::-1], np.ones(100)).auc == 0.5
+    assert within_groups(np.zeros(100), weak, ["one"] * 100) == 0.5
+
+
 def test_knowing_the_group_is_no_knowledge_within_it() -> None:
     groups = ["easy"] * 50 + ["hard"] * 50
     weak = np.array(([1.0] * 40 + [0.0] * 10) + ([0.0] * 40 + [1.0] * 10))
