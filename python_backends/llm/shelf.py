@@ -106,8 +106,8 @@ class Shelf:
             book.used_at = self._clock()
             if not book.readers:
                 self._freed.set()
-                if book.leaving:
-                    await asyncio.shield(self._unload(book))
+                if book.leaving and self._take_off(book):
+                    await asyncio.shield(self._loading.unload_adapter(book.adapter))
 
     async def obey(self, control: Control) -> None:
         """`load`, `pin`, `unpin`, `unload`; what is not there needs no unloading. Raises EngineError."""
@@ -207,8 +207,13 @@ class Shelf:
                 await self._freed.wait()
 
     async def _unload(self, book: _Book) -> None:
-        """It is off the shelf at once: the engine does what it is told in that order."""
-        if self._books.get(book.checksum) is book:
-            del self._books[book.checksum]
-            self._freed.set()
+        if self._take_off(book):
             await self._loading.unload_adapter(book.adapter)
+
+    def _take_off(self, book: _Book) -> bool:
+        """Whether it was there. At once, and before the engine is told: nobody can find what is about to leave it."""
+        if self._books.get(book.checksum) is not book:
+            return False
+        del self._books[book.checksum]
+        self._freed.set()
+        return True

@@ -163,6 +163,18 @@ async def test_unloading_waits_for_those_who_use_it_and_a_new_wish_cancels_it(sh
     assert engine.names == ["a"]
 
 
+async def test_whoever_comes_while_one_is_leaving_gets_it_anew(shelf: Shelf, engine: Engine) -> None:
+    async with AsyncExitStack() as last:
+        await last.enter_async_context(shelf.hold(Adapter(path="a")))
+        checksum = checksum_of(shelf, "a")
+        await shelf.obey(Control(control="unload", checksum=checksum))
+        leaving = asyncio.create_task(last.aclose())
+        await asyncio.sleep(0)
+        async with shelf.hold(Adapter(path="a", checksum=checksum)) as held:
+            await leaving
+            assert held.number in engine.loaded
+
+
 async def test_a_pinned_one_stays_and_one_place_stays_free_of_pins(shelf: Shelf, engine: Engine) -> None:
     await shelf.obey(Control(control="pin", adapter=Adapter(path="a")))
     await use(shelf, "b", "c", "d", "b")
