@@ -50,7 +50,7 @@ class Found:
 
 
 class Base:
-    """What adapters must fit. `shapes`: outputs and inputs of each linear module by name; None where nobody knows."""
+    """What adapters must fit. `shapes`: outputs and inputs of each linear module by name. None where nobody knows."""
 
     def __init__(self, hidden_size: int | None, shapes: Mapping[str, tuple[int, int]] | None) -> None:
         self._hidden_size = hidden_size
@@ -76,7 +76,7 @@ class Base:
             return "" if expected == (outputs, inputs) else f"{module} is {outputs}×{inputs}, and {_x(expected)} there"
         leaf = module.rpartition(".")[2]
         hidden = inputs if leaf in _READ_HIDDEN else outputs if leaf in _WRITE_HIDDEN else self._hidden_size
-        return "" if hidden == self._hidden_size else f"{module} is made for a hidden size of {hidden}"
+        return "" if self._hidden_size in (None, hidden) else f"{module} is made for a hidden size of {hidden}"
 
 
 def _x(shape: tuple[int, int]) -> str:

@@ -157,5 +157,7 @@ def test_without_the_bases_weights_its_hidden_size_decides(root: Path, tmp_path:
     (tmp_path / "config.json").write_text(json.dumps({"hidden_size": 8}))
     with pytest.raises(AdapterError, match="hidden size of 4"):
         inspect(root, "pirate/1", Base.from_dir(tmp_path), BOUNDS)
+    (tmp_path / "config.json").write_text(json.dumps({"text_config": {"hidden_size": 8}}))
+    assert inspect(root, "pirate/1", Base.from_dir(tmp_path), BOUNDS).rank == RANK, "nothing is known"
     write_safetensors(tmp_path / "model.safetensors", {f"{name}.weight": np.zeros(s) for name, s in SHAPES.items()})
     assert inspect(root, "pirate/1", Base.from_dir(tmp_path), BOUNDS).rank == RANK
