@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Collection
 
-from python_backends.postprocessing.tools.parser import Arguments, Begin, End, Piece
+from python_backends.postprocessing.tools.parser import Arguments, Begin, End, Machine, Piece
 from python_backends.postprocessing.tools.value import ValueReader
 
 _ARGUMENTS = ("arguments", "parameters")
@@ -122,6 +122,36 @@ class CallReader:
 
     def _fail(self) -> None:
         self.failed = self.over = True
+
+
+class CallMachine(Machine):
+    """A parser of calls that are written so; what is held before one has begun is text if it is none."""
+
+    def __init__(self, names: Collection[str], mark: str = "") -> None:
+        super().__init__(names, mark)
+        self._call = CallReader(self._names)
+
+    def _begin(self, brace: str) -> None:
+        """With the first character, which is held already."""
+        self._call, self._step = CallReader(self._names), self._in_call
+        self._read(brace)
+
+    def _in_call(self, char: str) -> None:
+        self._held += char
+        self._read(char)
+
+    def _read(self, char: str) -> None:
+        self._out += self._call.feed(char)
+        if self._call.begun:
+            self._held = ""
+        if self._call.failed and not self._call.begun:
+            self._give_up()
+        elif self._call.over:
+            self._step = self._after
+
+    def _after(self, char: str) -> None:
+        """Behind a call."""
+        raise NotImplementedError
 
 
 def _object(text: str) -> str:

@@ -2,14 +2,13 @@
 
 from collections.abc import Collection
 
-from python_backends.postprocessing.tools.call import CallReader
-from python_backends.postprocessing.tools.parser import Machine
+from python_backends.postprocessing.tools.call import CallMachine
 
 _SPACE = " \t\r\n"
 _BETWEEN = _SPACE + ",;[]"
 
 
-class JsonParser(Machine):
+class JsonParser(CallMachine):
     """An answer that does not begin like a call is text to its end, and so is what follows the last call.
 
     `before`: a word that may stand before the first call.
@@ -18,39 +17,17 @@ class JsonParser(Machine):
     def __init__(self, names: Collection[str], before: str = "") -> None:
         super().__init__(names)
         self._before = before
-        self._call = CallReader(self._names)
         self._step = self._start
 
     def _start(self, char: str) -> None:
         self._held += char
-        seen = self._held.lstrip().removeprefix(self._before).lstrip()
-        if seen in ("", "[") or (self._before and self._before.startswith(seen)):
+        if char in _SPACE:
             return
-        self._first(char)
-
-    def _first(self, char: str) -> None:
+        seen = self._held.lstrip().removeprefix(self._before).lstrip()
         if char == "{":
             self._begin(char)
-        elif char not in _SPACE or "[" not in self._held:
+        elif seen not in ("", "[") and not (self._before and self._before.startswith(seen)):
             self._give_up()
-
-    def _begin(self, char: str) -> None:
-        self._call = CallReader(self._names)
-        self._step = self._in_call
-        self._read(char)
-
-    def _in_call(self, char: str) -> None:
-        self._held += char
-        self._read(char)
-
-    def _read(self, char: str) -> None:
-        self._out += self._call.feed(char)
-        if self._call.begun:
-            self._held = ""
-        if self._call.failed and not self._call.begun:
-            self._give_up()
-        elif self._call.over:
-            self._step = self._after
 
     def _after(self, char: str) -> None:
         """Behind a call: another one, or text."""
