@@ -40,14 +40,12 @@ class Job:
             tokens -= len(self.inputs[places[-1]])
         return places
 
-    def put(self, places: list[int], vectors: Vectors) -> bool:
-        """Whether that was the last of it; then it is done."""
+    def put(self, places: list[int], vectors: Vectors) -> Vectors | None:
+        """All of them, if these were the last."""
         if self._vectors is None:
             self._vectors = np.empty((len(self.inputs), vectors.shape[1]), dtype=np.float32)
         self._vectors[places] = vectors
-        if not self._left:
-            self.done(self._vectors)
-        return not self._left
+        return None if self._left else self._vectors
 
 
 class EmbeddingWorker:
@@ -112,11 +110,18 @@ class EmbeddingWorker:
         except Exception as error:  # a thread that every request depends on: the jobs fail, the worker goes on
             log.exception("embedding failed")
             for job, _ in shares:
-                self._jobs.remove(job)
-                job.done(error)
+                self._answer(job, error)
             return
         start = 0
         for job, places in shares:
-            if job.put(places, vectors[start : start + len(places)]):
-                self._jobs.remove(job)
+            whole = job.put(places, vectors[start : start + len(places)])
+            if whole is not None:
+                self._answer(job, whole)
             start += len(places)
+
+    def _answer(self, job: Job, result: Vectors | Exception) -> None:
+        self._jobs.remove(job)
+        try:
+            job.done(result)
+        except Exception:  # a thread that every request depends on: one that cannot be answered must not end it
+            log.exception("an embedding could not be sent")

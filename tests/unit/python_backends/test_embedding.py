@@ -157,3 +157,19 @@ def test_a_failing_run_fails_its_requests_and_the_worker_goes_on() -> None:
         assert isinstance(results.get(timeout=LONG), RuntimeError)
         worker.submit(Job([[5]], "mean", results.put))
         assert np.asarray(results.get(timeout=LONG)).tolist() == [[5.0]]
+
+
+def test_a_request_that_cannot_be_answered_costs_nobody_else_anything() -> None:
+    embedder, results = SlowFirst(), Results()
+
+    def gone(_: Vectors | Exception) -> None:
+        raise RuntimeError("nobody there")
+
+    with working(embedder) as worker:
+        worker.submit(Job([[1]], "mean", results.put))
+        assert embedder.entered.wait(LONG)
+        worker.submit(Job([[2]], "mean", gone))
+        worker.submit(Job([[3]], "mean", results.put))
+        embedder.go_on.set()
+        rows = [np.asarray(results.get(timeout=LONG)).tolist() for _ in range(2)]
+    assert rows == [[[1.0]], [[3.0]]]
