@@ -15,6 +15,7 @@ from gateway.errors import (
     BackendTimeout,
     BackendUnavailable,
     GatewayError,
+    GrammarUnavailable,
     InvalidRequest,
 )
 from python_backends.messages import ErrorBody
@@ -24,7 +25,8 @@ log = logging.getLogger(__name__)
 UNAVAILABLE = 503
 _BODY = msgspec.json.Decoder(ErrorBody)
 _BAD_REQUEST = "invalid_request_error"
-_ENGINE_UNAVAILABLE = "engine_unavailable"
+# Codes of our models that mean: not now, and not here.
+_UNAVAILABLE_CODES = frozenset(("engine_unavailable", GrammarUnavailable.code))
 # What Triton itself says of a model that it does not serve at the moment.
 _NOT_SERVED = ("is not ready", "unknown model", "is not found", "unloaded", "Server is stopping")
 
@@ -56,7 +58,7 @@ def error_of(backend: Backend, text: str, status: int) -> GatewayError:
         return InvalidRequest(body.message, param=body.param, code=body.code)
     if body.code == AdapterUnavailable.code:
         return AdapterUnavailable(body.message, param=body.param, retry_after=1.0)
-    if body.code == _ENGINE_UNAVAILABLE:
+    if body.code in _UNAVAILABLE_CODES:
         return BackendUnavailable(body.message, code=body.code, retry_after=1.0)
     return BackendFailed(body.message, param=body.param, code=body.code)
 

@@ -23,7 +23,7 @@ from python_backends.preprocessing.errors import RequestError
 log = logging.getLogger(__name__)
 
 # Wall clock, where the bound on CPU time does not help: a process that was stopped, a machine that swaps.
-PATIENCE_S = 20.0
+PATIENCE_S = 10.0
 START_S = 60.0
 _VERDICT = msgspec.json.Decoder(Verdict)
 

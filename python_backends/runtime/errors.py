@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 import triton_python_backend_utils as pb_utils
 
+from python_backends.grammar.checker import CheckerUnavailableError
 from python_backends.llm.engine import EngineError
 from python_backends.messages import ErrorBody
 from python_backends.preprocessing.errors import RequestError
@@ -28,6 +29,12 @@ def engine_error(error: EngineError) -> Any:
         _UNAVAILABLE: pb_utils.TritonError.UNAVAILABLE,
     }
     return error_response(error.body, codes.get(error.status, pb_utils.TritonError.INTERNAL))
+
+
+def grammar_error(error: CheckerUnavailableError) -> Any:
+    """An InferenceResponse with UNAVAILABLE: the request may be as good as any."""
+    message = f"forms of answers cannot be checked now: {error}"
+    return engine_error(EngineError(message, code="grammar_unavailable", status=_UNAVAILABLE))
 
 
 def error_response(body: ErrorBody, code: Any) -> Any:

@@ -8,9 +8,11 @@ import pytest
 
 from tests.support.gateway import GatewayClient, events
 from tests.support.triton import DirectTriton, finish_of, text_of
+from trireme.process import session_members
 from trireme.stack import EmbeddedStack
 
 pytestmark = pytest.mark.integration
+COMPILER = "python_backends.grammar.worker"
 CHAT = {"messages": [{"role": "user", "content": "hi"}]}
 CITY = {
     "type": "object",
@@ -111,7 +113,7 @@ def test_text_completions_have_forms_too(client: GatewayClient, stack: EmbeddedS
     assert answer["choices"][0]["text"] == "Call555-1234"
 
 
-def test_the_ledger_knows_how_answers_ended(client: GatewayClient) -> None:
+def test_how_long_the_check_took_is_told(client: GatewayClient) -> None:
     line = client.chat(response_format=FORM, script=script(ANSWER), max_tokens=100)
     assert "grammar;dur=" in line.headers["server-timing"]
 
@@ -136,3 +138,19 @@ def test_a_form_that_compiles_too_long_leaves_preprocess_at_work(direct: DirectT
     assert refused["error"]["code"] == "grammar_too_complex"
     deltas = direct.deltas({**CHAT, "response_format": FORM, "max_tokens": 100}, script_text=ANSWER)
     assert deltas[-1]["grammar"] == "valid"
+
+
+def test_a_compiler_that_does_not_answer_is_told_from_a_bad_form_and_replaced(
+    direct: DirectTriton, triton: EmbeddedStack
+) -> None:
+    def form(regex: str) -> dict[str, Any]:
+        return {**CHAT, "structured_outputs": {"regex": regex}, "max_tokens": 100}
+
+    server = triton.child("triton").pid
+    assert server is not None
+    assert direct.deltas(form("b"), script_text="b")[-1]["grammar"] == "valid", "it runs"
+    (compiler,) = [one for one in session_members(server) if COMPILER in one.cmdline()]
+    compiler.suspend()
+    (refused,) = direct.deltas(form("a{3}"))
+    assert (refused["error"]["code"], refused["error"]["type"]) == ("grammar_unavailable", "server_error")
+    assert direct.deltas(form("a{3}"), script_text="aaa")[-1]["grammar"] == "valid"

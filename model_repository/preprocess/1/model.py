@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import triton_python_backend_utils as pb_utils
 
-from python_backends.grammar.checker import GrammarChecker
+from python_backends.grammar.checker import CheckerUnavailableError, GrammarChecker
 from python_backends.messages import EmbeddingOptions
 from python_backends.preprocessing.errors import RequestError
 from python_backends.preprocessing.parsing import parse_generation
@@ -14,7 +14,7 @@ from python_backends.preprocessing.plan import Planner
 from python_backends.preprocessing.prompts import PromptBuilder
 from python_backends.preprocessing.question import question_of
 from python_backends.routing.features import features_of
-from python_backends.runtime.errors import request_error
+from python_backends.runtime.errors import grammar_error, request_error
 from python_backends.runtime.settings import generation_settings, repository_of
 from python_backends.runtime.tensors import bytes_tensor, float_tensor, int_tensor, read_array, read_bytes
 
@@ -39,6 +39,8 @@ class TritonPythonModel:
             question = self._question(request) if wanted & {"text", "features", "options"} else []
         except RequestError as error:
             return request_error(error)
+        except CheckerUnavailableError as error:
+            return grammar_error(error)
         return pb_utils.InferenceResponse(output_tensors=[*plan, *question])
 
     def _plan(self, request: Any) -> list[Any]:

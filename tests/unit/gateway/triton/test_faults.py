@@ -49,6 +49,12 @@ def test_foreign_exceptions_become_ours(foreign: Exception, ours: type[GatewayEr
             BackendUnavailable,
             "engine_unavailable",
         ),
+        (
+            '{"message":"m","type":"server_error","code":"grammar_unavailable"}',
+            400,
+            BackendUnavailable,
+            "grammar_unavailable",
+        ),
         ("Request for unknown model: 'chat' is not found", 400, BackendUnavailable, "backend_unavailable"),
         ("whatever", 503, BackendUnavailable, "backend_unavailable"),
         ("Failed to process: {not json", 500, BackendFailed, "backend_failed"),
