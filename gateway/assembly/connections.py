@@ -95,6 +95,7 @@ async def valkey(app: web.Application) -> AsyncIterator[None]:
         wire = ClusterWire(url) if cluster else Wire.to(url)
         app[VALKEY] = Valkey(wire, app[SETTINGS].valkey, app[METRICS].valkey_degraded)
         app[OUTBOX] = Outbox(app[VALKEY])
+        app[TASKS].keep("watch Valkey", app[VALKEY].watch)
         app[TASKS].keep("send outbox", app[OUTBOX].run)
         yield
         await app[TASKS].close(FAREWELL_S)

@@ -146,7 +146,8 @@ class Cache:
         """Valkey; and once more this process, where the answer may have come meanwhile."""
         started = time.perf_counter()
         found = await self._shelf.find(case.place, make=case.terms.shared)
-        self._lookup_seconds(time.perf_counter() - started)
+        if found.purges is not None:
+            self._lookup_seconds(time.perf_counter() - started)
         if found.answer is None:
             return replace(found, answer=self._here(case))
         if not case.welcomes(found.answer, self._clock()):

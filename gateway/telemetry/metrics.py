@@ -129,7 +129,7 @@ class Metrics:
             "trireme_cache_stores", "Answers that were to be stored.", ("outcome",), registry=registry
         )
         self.cache_lookup_seconds = Histogram(
-            "trireme_cache_lookup_seconds", "Time to ask Valkey.", buckets=_STAGE_SECONDS, registry=registry
+            "trireme_cache_lookup_seconds", "Time until Valkey had answered.", buckets=_STAGE_SECONDS, registry=registry
         )
         self.cache_local_bytes = Gauge(
             "trireme_cache_local_bytes", "Answers that this gateway keeps by itself.", registry=registry

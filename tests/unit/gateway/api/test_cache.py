@@ -4,12 +4,16 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
 from gateway.api.keys import METRICS
-from gateway.assembly.keys import OUTBOX
+from gateway.assembly.keys import OUTBOX, VALKEY
+from gateway.auth.store import SCOPES, KeyStore
+from gateway.core.identity import Limits
 from tests.fakes.triton import FakeTriton, Script
+from tests.support.proxy import FaultyProxy
 from tests.unit.gateway.conftest import Gateway, StartGateway
 from tests.unit.gateway.waiting import until
 
@@ -201,3 +205,36 @@ async def test_another_gateway_finds_the_answer(start: StartGateway, triton: Fak
         await one.app[OUTBOX].flush()
         assert (await ask(other))[0] == "hit-exact"
     assert len(triton.requests) == 1
+
+
+async def test_a_silent_valkey_costs_one_request_one_wait(
+    start: StartGateway, store: KeyStore, triton: FakeTriton, valkey_url: str
+) -> None:
+    """Limits ask before the cache does; whoever asks first waits, and nobody after that."""
+    patience_ms, address = 500.0, urlsplit(valkey_url)
+    _, secret = await store.create(
+        tenant="acme", name="limited", scopes=SCOPES, limits=Limits(requests_per_minute=1000)
+    )
+    limited = {"authorization": f"Bearer {secret}"}
+    variables = {"TRIREME_CACHE": "exact", "TRIREME_VALKEY_CALL_TIMEOUT_S": str(patience_ms / 1000)}
+    with FaultyProxy(str(address.hostname), int(address.port or 0)) as proxy:
+        async with start(**variables, TRIREME_VALKEY_URL=proxy.url, TRIREME_VALKEY_RETRY_S="0.05") as gateway:
+            assert (await ask(gateway, **limited))[0] == "miss"
+            proxy.black_hole = True
+            waits = [await waited_ms(gateway, number, limited) for number in range(6)]
+            assert waits[0]["limits"] >= patience_ms
+            assert waits[0]["cache"] < patience_ms / 2
+            assert sum(sum(one.values()) for one in waits[1:]) < patience_ms
+            assert len(triton.requests) == 1 + 6
+            proxy.heal()
+            await until(lambda: gateway.app[VALKEY].available)
+            assert (await ask(gateway, **limited))[0] == "hit-exact"
+
+
+async def waited_ms(gateway: Gateway, number: int, headers: dict[str, str]) -> dict[str, float]:
+    """For limits and cache, of a request that nobody has sent before."""
+    body = BODY | {"seed": number}
+    async with gateway.client.post(PATH, json=body, headers=headers) as response:
+        assert (response.status, response.headers["x-cache"]) == (200, "miss")
+        stages = dict(one.split(";dur=") for one in response.headers["server-timing"].split(", "))
+    return {name: float(stages[name]) for name in ("limits", "cache")}

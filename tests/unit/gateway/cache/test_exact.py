@@ -1,6 +1,7 @@
 """Answers that are kept, on a real Valkey."""
 
 import asyncio
+import time
 from dataclasses import replace
 
 import pytest
@@ -17,6 +18,7 @@ from gateway.core.call import Serving
 from gateway.core.freshness import Freshness
 from gateway.core.identity import CachePolicy
 from gateway.errors import BackendFailed
+from tests.support.valkey import hanging
 from tests.unit.gateway.cache.caching import MODEL, WHOLE, Engine, Gateway, call, job
 from tests.unit.gateway.waiting import until
 
@@ -227,6 +229,29 @@ async def test_without_valkey_everything_is_computed_and_nobody_waits(mortal_val
         assert len(engine.calls) == 7
     unavailable = {"outcome": "unavailable"}
     assert gateway.metrics.registry.get_sample_value("trireme_cache_stores_total", unavailable) == 6
+
+
+async def test_a_valkey_that_hangs_is_waited_for_once_and_used_again_when_it_answers(
+    mortal_valkey: ValkeyServer, engine: Engine
+) -> None:
+    """Each request that waited would wait for `patience_s`. None of them asks whether it is back."""
+    patience_s, requests = 0.5, 20
+    async with Redis(host=mortal_valkey.host, port=mortal_valkey.port) as redis:
+        gateway = Gateway(redis, patience_s=patience_s)
+        watching = asyncio.create_task(gateway.valkey.watch())
+        await gateway.ask(call(1), engine, job())
+        async with hanging(mortal_valkey):
+            assert await gateway.ask(call(2), engine, job()) == WHOLE
+            began = time.perf_counter()
+            for number in range(requests):
+                assert await gateway.ask(call(3 + number), engine, job()) == WHOLE
+            assert time.perf_counter() - began < patience_s
+            assert len(engine.calls) == 2 + requests
+        await until(lambda: gateway.valkey.available)
+        again = call(100)
+        await gateway.ask(again, engine, job())
+        assert again.cache == "hit-exact"
+        watching.cancel()
 
 
 ASKED = st.lists(

@@ -122,6 +122,7 @@ async def limiting(
             learn=lambda *answer: learned.append(answer),
             clock=clock,
         )
+        tasks.keep("watch Valkey", valkey.watch)
         if sending:
             tasks.keep("send outbox", outbox.run)
         yield Limiting(seen, metrics, valkey, outbox, limiter, learned)

