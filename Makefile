@@ -4,6 +4,8 @@
 PYTHON ?= python3
 VENV := .venv/bin
 STAGES := unit contract architecture integration e2e
+# What needs no engine runs in two processes, file by file; a real engine wants all cores.
+TWO := -n 2 --dist loadfile
 
 .PHONY: help setup serve test check bench
 .DEFAULT_GOAL := help
@@ -21,7 +23,8 @@ test: setup ## Run all tests, from the quickest to the real engine
 	@$(VENV)/trireme prepare
 	@for stage in $(STAGES); do \
 		echo "--- tests/$$stage"; \
-		$(VENV)/python -m pytest -q tests/$$stage || exit 1; \
+		case $$stage in unit | integration) two="$(TWO)" ;; *) two="" ;; esac; \
+		$(VENV)/python -m pytest -q $$two tests/$$stage || exit 1; \
 	done
 
 check: setup ## Lint, check types and the architecture

@@ -177,10 +177,12 @@ class EmbeddedStack:
 def isolated_settings(state_dir: Path, engine: str = "scripted", **changes: Any) -> Settings:
     """Settings for a stack of its own: free ports and its own state, but the project's prepared models.
 
-    Every answer is computed: what measures or tests the engine must not get it from a cache unless it says so.
+    Every answer is computed: what measures or tests the engine must not get it from a cache unless it says so. And a
+    machine that is busy with several stacks is no outage of Valkey.
     `changes` replace fields of `Settings`; environment variables are not looked at.
     """
-    changes["gateway"] = {"cache": {"mode": "off"}, **changes.get("gateway", {})}
+    unless_changed = {"cache": {"mode": "off"}, "valkey": {"call_timeout_s": 1.0}}
+    changes["gateway"] = {**unless_changed, **changes.get("gateway", {})}
     names = [field.name for field in fields(Ports)]
     ports = Ports(**dict(zip(names, free_ports(len(names)), strict=True)))
     return replace(load_settings(environ={}), **{"state_dir": state_dir, "engine": engine, "ports": ports, **changes})

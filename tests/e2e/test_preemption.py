@@ -27,6 +27,7 @@ MAX_MODEL_LEN = 16 * BLOCK
 URGENT_TOKENS = 3
 URGENT_REQUESTS = 5
 FREE_TOKENS = 60
+LATE_TOKENS = 48
 NUMBERS = {"type": "array", "items": {"type": "integer", "minimum": 100, "maximum": 999}, "minItems": 9, "maxItems": 9}
 SCHEMA = {"type": "object", "properties": {"n": NUMBERS}, "required": ["n"], "additionalProperties": False}
 
@@ -207,15 +208,15 @@ def test_each_pauses_at_most_twice_and_the_engine_counts_them(undisturbed: Run, 
 
 def test_an_urgent_request_takes_the_kv_blocks_of_batch_work(host: EngineHost, ask: Ask) -> None:
     long_text = "Of all the ships that ever crossed this sea, one is remembered by its name alone. " * 17
-    alone = ask(long_text, 24, BATCH)
+    alone = ask(long_text, LATE_TOKENS, BATCH)
     await_end(alone)
     before = host.state().preemptions
-    again = ask(long_text, 24, BATCH)
+    again = ask(long_text, LATE_TOKENS, BATCH)
     wait_until(lambda: len(again.ids) > 3, "batch work runs, with a slot to spare")
     urgent = ask("A storm came up, and nobody had seen one like it. " * 18, URGENT_TOKENS, INTERACTIVE)
     await_end(urgent)
-    assert len(again.ids) < 24 and again.tokens_between(urgent.times[0], urgent.times[-1]) == 0
+    assert len(again.ids) < LATE_TOKENS and again.tokens_between(urgent.times[0], urgent.times[-1]) == 0
     await_end(again)
-    assert again.ids == alone.ids and again.completion == 24
+    assert again.ids == alone.ids and again.completion == LATE_TOKENS
     assert again.preemptions == 1
     assert host.state().preemptions == before + 1

@@ -12,6 +12,7 @@ from gateway.core.identity import CachePolicy
 from tests.support.gateway import GatewayClient, wait_until
 from trireme.keys import key_store, valkey
 from trireme.stack import EmbeddedStack, isolated_settings
+from trireme.triton_control import TritonControl
 
 pytestmark = pytest.mark.integration
 TENANTS = count()
@@ -118,12 +119,8 @@ def test_a_gateway_that_begins_again_knows_what_was_asked(stack: EmbeddedStack, 
 
 
 def test_without_the_encoder_everything_is_answered(stack: EmbeddedStack, client: GatewayClient) -> None:
-    """MiniLM's model is taken out of Triton; requests go on without an embedding."""
-    unloaded = httpx.post(f"{stack.triton_url}/v2/repository/models/embed/unload", json={}, timeout=60)
-    assert unloaded.status_code == httpx.codes.OK, unloaded.text
-    try:
-        assert {outcome(ask(client, f"What is the number {number}?")) for number in range(4)} == {"miss"}
-        skipped = re.findall(r'^trireme_cache_semantic_total\{outcome="skipped".*$', client.get("/metrics").text, re.M)
-        assert skipped
-    finally:
-        httpx.post(f"{stack.triton_url}/v2/repository/models/embed/load", json={}, timeout=60)
+    """MiniLM is taken out of Triton, for good: this must be the last test. Requests go on without an embedding."""
+    TritonControl(stack.triton_grpc_url).unload("embed")
+    assert {outcome(ask(client, f"What is the number {number}?")) for number in range(4)} == {"miss"}
+    skipped = re.findall(r'^trireme_cache_semantic_total\{outcome="skipped".*$', client.get("/metrics").text, re.M)
+    assert skipped

@@ -88,6 +88,8 @@ def environment(valkey_url: str, triton: FakeTriton, model_dir: Path, tmp_path: 
     return {
         "TRIREME_PORT": "0",
         "TRIREME_VALKEY_URL": valkey_url,
+        # Two test processes on a busy machine are no outage.
+        "TRIREME_VALKEY_CALL_TIMEOUT_S": "2",
         "TRIREME_PEPPER_FILE": str(pepper),
         "TRIREME_SPOOL_DIR": str(tmp_path / "spool"),
         "TRIREME_TRITON_URL": triton.url,
