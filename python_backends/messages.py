@@ -109,8 +109,8 @@ class Script(_Wire, frozen=True):
     """Orders to the scripted engine, from the request parameters or `metadata` named `script_…`.
 
     Delays are before each token, and before the first; `…_at` is the number of the token (from 0) in whose place the
-    engine raises an error, stays silent for ever, or ends its process. `text` is answered in place of the usual words,
-    a few characters a token.
+    engine raises an error, stays silent for ever, or ends its process. After the answer nobody gets a token for
+    `stall_ms`. `text` is answered in place of the usual words, a few characters a token.
     """
 
     delay_ms: float = 0.0
@@ -118,6 +118,7 @@ class Script(_Wire, frozen=True):
     fail_at: int | None = None
     hang_at: int | None = None
     crash_at: int | None = None
+    stall_ms: float = 0.0
     text: str | None = None
 
 

@@ -134,13 +134,21 @@ def gateway_environment(settings: Settings) -> dict[str, str]:
         "TRIREME_MODEL_DIR": str(settings.model.path),
         "TRIREME_TOOL_PARSER": settings.tool_parser,
         "TRIREME_REASONING_PARSER": settings.reasoning_parser,
-        "TRIREME_EMBEDDING_MODEL_NAME": settings.embedding_model.name,
-        "TRIREME_EMBEDDING_MODEL_DIR": str(settings.embedding_model.path),
-        "TRIREME_EMBEDDING_MODELS": json.dumps(_further_embedding_models(settings)),
+        **_embedding_environment(settings),
         "TRIREME_MAX_MODEL_LEN": str(settings.max_model_len),
         **adapter_environment(settings),
         "TRIREME_SPOOL_DIR": str(settings.state_dir / "spool"),
         "TRIREME_LOG_LEVEL": settings.log_level,
+    }
+
+
+def _embedding_environment(settings: Settings) -> dict[str, str]:
+    """Empty, and so nothing, where Triton does not load `embed`: the gateway offers no model that nobody has."""
+    offered = settings.loads("embed")
+    return {
+        "TRIREME_EMBEDDING_MODEL_NAME": settings.embedding_model.name if offered else "",
+        "TRIREME_EMBEDDING_MODEL_DIR": str(settings.embedding_model.path) if offered else "",
+        "TRIREME_EMBEDDING_MODELS": json.dumps(_further_embedding_models(settings)) if offered else "",
     }
 
 

@@ -227,7 +227,7 @@ class Member:
                 await self._hurry.wait()
 
     async def examine(self) -> None:
-        """Ask for readiness, and for a token when nobody got one lately.
+        """Ask for readiness, and for a token when nobody got one lately. Until that came, readiness is no sign of life.
 
         A backend that becomes unhealthy by its own answers will never finish what it has: Triton leaves requests open
         whose model process died. One that is merely silent may still be busy with them, but not for ever.
@@ -235,8 +235,11 @@ class Member:
         before = self.health.verdict
         try:
             self._heard(await self._probe.ready(self._backend))
-            self.health.ready()
-            await self._generate()
+            if self.health.generation_due(self._last_served()):
+                await self._generate()
+            else:
+                self.health.ready()
+            self._answered_at = self._clock()
         except GatewayError as error:
             self._failed(error, was_healthy=before == "healthy")
         if before == "unhealthy" and self.health.healthy:
@@ -245,8 +248,6 @@ class Member:
 
     async def _generate(self) -> None:
         """A token for somebody else meanwhile is as good: a long queue is not a dead engine."""
-        if not self.health.generation_due(self._last_served()):
-            return
         began = self._clock()
         try:
             await self._probe.generate(self._backend)
@@ -256,7 +257,7 @@ class Member:
         self.health.generated()
 
     def _heard(self, condition: Condition) -> None:
-        self._answered_at = self._heard_at = self._clock()
+        self._heard_at = self._clock()
         self.load, self.served = condition.load, condition.versions
         self._backend = replace(self._backend, engine_version=default_version(self.served))
         self.candidate.adapters = frozenset() if condition.load is None else condition.load.shelf.loaded

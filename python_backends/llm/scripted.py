@@ -41,6 +41,7 @@ class ScriptedEngine:
         self._version = version
         self._running = 0
         self._tokens = 0
+        self._stalled_until = 0.0
         self._adapters: set[int] = set()
 
     async def start(self) -> None:
@@ -91,7 +92,7 @@ class ScriptedEngine:
         written = [""] * plan.sampling.n
         open_choices = set(range(plan.sampling.n))
         for number in range(plan.sampling.max_tokens):
-            await _wait(script, number)
+            await self._wait(script, number)
             _fail_on_order(script, number)
             for index in sorted(open_choices):
                 output = _token(request, index, number) if script.text is None else _spoken(script.text, index, number)
@@ -107,7 +108,15 @@ class ScriptedEngine:
                     output.timings = Timings(decode=1000 * (time.monotonic() - started))
                 yield output
             if not open_choices:
+                self._stalled_until = max(self._stalled_until, time.monotonic() + script.stall_ms / 1000)
                 return
+
+    async def _wait(self, script: Script, number: int) -> None:
+        delay = script.delay_ms + (script.first_delay_ms if number == 0 else 0)
+        await asyncio.sleep(delay / 1000)
+        if script.hang_at == number:
+            await asyncio.Event().wait()
+        await asyncio.sleep(self._stalled_until - time.monotonic())
 
 
 def token_id(input_ids: list[int], index: int, number: int) -> int:
@@ -149,13 +158,6 @@ def _finish(output: EngineOutput, plan: Plan, number: int, written: str) -> None
         output.finish = "stop"
     elif number + 1 == plan.sampling.max_tokens:
         output.finish = "length"
-
-
-async def _wait(script: Script, number: int) -> None:
-    delay = script.delay_ms + (script.first_delay_ms if number == 0 else 0)
-    await asyncio.sleep(delay / 1000)
-    if script.hang_at == number:
-        await asyncio.Event().wait()
 
 
 def _fail_on_order(script: Script, number: int) -> None:

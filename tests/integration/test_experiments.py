@@ -91,8 +91,10 @@ class Whole:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whole]:
-    second = isolated_settings(tmp_path_factory.mktemp("shadow"), engine="scripted")
-    first = isolated_settings(tmp_path_factory.mktemp("experiments"), engine="scripted", gateway=QUICKLY)
+    second = isolated_settings(tmp_path_factory.mktemp("shadow"), engine="scripted", triton_models=("chat",))
+    first = isolated_settings(
+        tmp_path_factory.mktemp("experiments"), engine="scripted", triton_models=("chat",), gateway=QUICKLY
+    )
     with (
         EmbeddedStack(second, parts={"triton"}) as shadow,
         FaultyProxy("127.0.0.1", shadow.settings.ports.triton_http) as proxy,

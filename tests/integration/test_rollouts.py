@@ -26,7 +26,7 @@ HALF = Rules(steps=(50, 100), min_samples=100, min_step_s=0.0, first_look=100, l
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedStack]:
-    settings = isolated_settings(tmp_path_factory.mktemp("rollouts"), engine="scripted")
+    settings = isolated_settings(tmp_path_factory.mktemp("rollouts"), engine="scripted", triton_models=("chat",))
     with EmbeddedStack(settings) as running:
         yield running
 

@@ -131,7 +131,7 @@ def streaming(fleet: Fleet) -> Iterator[Streams]:
 
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    settings = isolated_settings(tmp_path_factory.mktemp("versions"), engine="scripted")
+    settings = isolated_settings(tmp_path_factory.mktemp("versions"), engine="scripted", triton_models=("chat",))
     supervision = Supervision(backoff=Backoff(first=0.1, factor=1.0), probe_every=1.0)
     with EmbeddedStack(settings, supervision=supervision) as running:
         yield Fleet(running)

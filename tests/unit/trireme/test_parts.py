@@ -69,6 +69,13 @@ def test_the_engine_is_asked_only_when_the_chat_model_is_there(settings: Setting
     assert parts.triton_part(replace(settings, triton_models=("embed",))).is_alive is None
 
 
+def test_the_gateway_offers_embeddings_only_where_triton_has_them(settings: Settings) -> None:
+    names = ("TRIREME_EMBEDDING_MODEL_NAME", "TRIREME_EMBEDDING_MODEL_DIR", "TRIREME_EMBEDDING_MODELS")
+    assert parts.gateway_environment(settings)[names[0]] == settings.embedding_model.name
+    without = parts.gateway_environment(replace(settings, triton_models=("chat",)))
+    assert [without[name] for name in names] == ["", "", ""]
+
+
 def test_a_large_log_is_put_aside_at_the_start(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parts, "LARGE_LOG_BYTES", 10)
     path = parts.log_file(settings, "triton")

@@ -118,6 +118,28 @@ async def test_a_silent_backend_whose_tokens_still_come_keeps_its_leases() -> No
         await asyncio.sleep(0)
 
 
+@pytest.mark.parametrize("hung_s", [10, 60])
+async def test_an_engine_that_says_it_is_ready_and_generates_nothing_is_found_and_loses_what_it_has(
+    hung_s: float,
+) -> None:
+    pool = Pool("a", generation_interval_s=30, hung_s=hung_s)
+    router = await pool.start()
+    began = pool.clock.now
+
+    async def no_token(_: object) -> None:
+        pool.clock.now += 30
+        raise BackendTimeout("no token came")
+
+    pool.probe.generate = no_token  # type: ignore[method-assign]
+    with pytest.raises(BackendLost, match="a died: no token came"):
+        async with router.lease(new_call()):
+            for _ in range(20):
+                pool.clock.now += 2
+                await router.examine()
+                await asyncio.sleep(0)
+    assert pool.clock.now - began <= 95
+
+
 async def test_no_test_token_while_real_ones_flow() -> None:
     pool = Pool("a", generation_interval_s=30)
     router = await pool.start()
