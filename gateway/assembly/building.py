@@ -2,13 +2,17 @@
 
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from gateway.accounting.prices import NANO, Prices
 from gateway.cache.caching import Cache, ServingOf
 from gateway.cache.memory import Memory
+from gateway.cache.semantic.local import LocalSearch, Threads
+from gateway.cache.semantic.nearest import Nearest
 from gateway.cache.semantic.semantic import Semantic
+from gateway.cache.semantic.server import OfferedSearch, ServerSearch
+from gateway.cache.settings import CacheSettings
 from gateway.cache.shelf import Shelf
 from gateway.choosing.chooser import Chooser, Lengths, Planning
 from gateway.choosing.memory import Paces
@@ -21,6 +25,7 @@ from gateway.tokens.offload import Offload
 from gateway.triton.plan import Plans
 from gateway.valkey.connection import Valkey
 from gateway.valkey.outbox import Outbox
+from gateway.valkey.sideline import SideLine
 from python_backends.grammar.checker import GrammarChecker
 
 # A router compares prices as of requests of this shape: a million tokens, a quarter of them generated.
@@ -81,18 +86,37 @@ class Helpers:
     """What the cache works with."""
 
     valkey: Valkey
+    aside: SideLine
     outbox: Outbox
     plans: Plans
     threads: Offload
 
 
-def build_cache(
-    settings: Settings, metrics: Metrics, helpers: Helpers, serving_of: ServingOf
-) -> tuple[Cache, Semantic]:
+def build_cache(settings: Settings, metrics: Metrics, helpers: Helpers, serving_of: ServingOf) -> tuple[Cache, Nearest]:
     """And the part of it that has something to do in the background."""
     own = settings.cache
     shelf = Shelf(helpers.valkey, helpers.outbox, own, secrets.token_hex(8), metrics.cache_stores)
     memory = Memory(own.local_bytes, own.local_s, time.monotonic)
     encoder = settings.models.embedding_model_name
-    semantic = Semantic(shelf, helpers.plans, helpers.threads, own, metrics, encoder=encoder)
-    return Cache(shelf, memory, own, metrics, serving_of, semantic=semantic), semantic
+    nearest = build_nearest(shelf, helpers.threads, helpers.aside, own, metrics)
+    semantic = Semantic(shelf, helpers.plans, nearest, own, metrics, encoder=encoder)
+    return Cache(shelf, memory, own, metrics, serving_of, semantic=semantic), nearest
+
+
+def build_nearest(
+    shelf: Shelf,
+    threads: Threads,
+    aside: SideLine,
+    settings: CacheSettings,
+    metrics: Metrics,
+    *,
+    clock: Callable[[], float] = time.time,
+    monotonic: Callable[[], float] = time.monotonic,
+) -> Nearest:
+    """Where `settings` want it. `clock`: Unix seconds."""
+    local = LocalSearch(shelf, threads, settings, clock)
+    metrics.cache_semantic_entries.set_function(lambda: local.size)
+    if settings.semantic_search == "local":
+        return local
+    fallback = local if settings.semantic_search == "auto" else None
+    return OfferedSearch(ServerSearch(aside, monotonic), fallback, metrics.cache_semantic_server)

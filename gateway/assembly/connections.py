@@ -10,7 +10,7 @@ from aiohttp import web
 
 from gateway.accounting.spool import Spool, default_directory
 from gateway.api.keys import METRICS, OFFLOAD, TOKENIZING, TRACES
-from gateway.assembly.keys import CLIENT, OUTBOX, REDIS, SEARCHING, SETTINGS, SPOOL, TASKS, VALKEY
+from gateway.assembly.keys import CLIENT, OUTBOX, REDIS, SEARCHING, SETTINGS, SIDELINE, SPOOL, TASKS, VALKEY
 from gateway.telemetry.export import SpanQueue, otlp_exporter
 from gateway.telemetry.tasks import Tasks
 from gateway.telemetry.traces import Traces
@@ -20,6 +20,7 @@ from gateway.valkey.client import client
 from gateway.valkey.cluster import ClusterWire
 from gateway.valkey.connection import Valkey
 from gateway.valkey.outbox import Outbox
+from gateway.valkey.sideline import SideLine
 from gateway.valkey.wire import Wire
 
 # Between the end of draining and the end of the process: clients read their last error, aborts reach the engine.
@@ -92,8 +93,9 @@ async def valkey(app: web.Application) -> AsyncIterator[None]:
         url, cluster=cluster, connections=settings.valkey_connections, timeout_s=settings.valkey_timeout_s
     ) as redis:
         app[REDIS] = redis
-        wire = ClusterWire(url) if cluster else Wire.to(url)
+        wire, aside = (ClusterWire(url) if cluster else Wire.to(url) for _ in range(2))
         app[VALKEY] = Valkey(wire, app[SETTINGS].valkey, app[METRICS].valkey_degraded)
+        app[SIDELINE] = SideLine(aside, app[SETTINGS].valkey)
         app[OUTBOX] = Outbox(app[VALKEY])
         app[TASKS].keep("watch Valkey", app[VALKEY].watch)
         app[TASKS].keep("send outbox", app[OUTBOX].run)
@@ -101,3 +103,4 @@ async def valkey(app: web.Application) -> AsyncIterator[None]:
         await app[TASKS].close(FAREWELL_S)
         await app[OUTBOX].flush()
         wire.drop()
+        aside.drop()

@@ -16,11 +16,13 @@ from gateway.triton.client import TritonClient
 from gateway.triton.plan import Plans
 from gateway.valkey.connection import Valkey
 from gateway.valkey.outbox import Outbox
+from gateway.valkey.sideline import SideLine
 
 SETTINGS = web.AppKey("SETTINGS", Settings)
 TASKS = web.AppKey("TASKS", Tasks)
 CLIENT = web.AppKey("CLIENT", TritonClient)
 REDIS = web.AppKey("REDIS", Redis)
+SIDELINE = web.AppKey("SIDELINE", SideLine)
 VALKEY = web.AppKey("VALKEY", Valkey)
 OUTBOX = web.AppKey("OUTBOX", Outbox)
 PREDICTOR = web.AppKey("PREDICTOR", Predictor)

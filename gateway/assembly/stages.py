@@ -49,6 +49,7 @@ from gateway.assembly.keys import (
     REDIS,
     SEARCHING,
     SETTINGS,
+    SIDELINE,
     SPOOL,
     TASKS,
     VALKEY,
@@ -185,9 +186,9 @@ async def watch(app: web.Application) -> AsyncIterator[None]:
 
 
 def _cache(app: web.Application) -> Cache:
-    helpers = Helpers(app[VALKEY], app[OUTBOX], app[PLANS], app[SEARCHING])
-    app[CACHE], semantic = build_cache(app[SETTINGS], app[METRICS], helpers, app[ROUTER].serving)
-    app[TASKS].keep("read what was asked", semantic.rebuild)
+    helpers = Helpers(app[VALKEY], app[SIDELINE], app[OUTBOX], app[PLANS], app[SEARCHING])
+    app[CACHE], nearest = build_cache(app[SETTINGS], app[METRICS], helpers, app[ROUTER].serving)
+    app[TASKS].keep("read what was asked", nearest.run)
     return app[CACHE]
 
 

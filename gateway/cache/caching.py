@@ -224,7 +224,11 @@ class Cache:
             self._give_up(case)
             return
         self._memory.keep(case.place, answer)
-        asked = NO_QUESTION if question is None else self._semantic.stored_form(question, carrier, case.terms.ttl_s)
+        asked = (
+            NO_QUESTION
+            if question is None
+            else self._semantic.stored_form(case.place.owner, question, carrier, case.terms.ttl_s)
+        )
         self._shelf.keep(case.place, answer, found.purges, case.terms.ttl_s, asked)
 
     def _give_up(self, case: _Case) -> None:

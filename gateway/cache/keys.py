@@ -18,6 +18,8 @@ from python_backends.preprocessing.schema import GenerationRequest
 
 # Another encoding of keys or of answers: nothing that was stored before is found.
 FORMAT: Final = 1
+# Before what is asked in other words; a prefix of its own, for servers that search.
+QUESTIONS: Final = "trireme:question:"
 # Shares a tenant's rules for names, so that no tenant can be called so.
 EVERYBODY: Final = "*"
 # Orders to the scripted engine (python_backends/messages.py) come as metadata, which means nothing else.
@@ -57,6 +59,11 @@ class Place:
 
 def prefix_of(owner: str) -> str:
     return f"trireme:{{cache:{owner}}}:"
+
+
+def questions_of(owner: str) -> str:
+    """In the same slot."""
+    return f"{QUESTIONS}{{cache:{owner}}}:"
 
 
 def place_of(job: GenerationJob, caller: Caller, model: Model, identity: str, *, scope: Scope, epoch: str) -> Place:

@@ -11,6 +11,7 @@ from gateway.core.settings import Setting
 # Other words are for those who chose them: no server may decide it for everybody.
 UsualMode = Literal["off", "exact"]
 Scope = Literal["tenant", "key", "shared"]
+Search = Literal["auto", "local", "server"]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Similarity = Annotated[float, msgspec.Meta(gt=0, le=1)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -112,9 +113,18 @@ class CacheSettings:
         ),
     ] = 500
     semantic_entries: Annotated[
-        Count, Setting("Questions that this gateway compares with, in all.", env="CACHE_SEMANTIC_ENTRIES")
+        Count, Setting("Questions that this gateway compares with itself, in all.", env="CACHE_SEMANTIC_ENTRIES")
     ] = 50_000
     semantic_tenant_entries: Annotated[Count, Setting("Of one tenant.", env="CACHE_SEMANTIC_TENANT_ENTRIES")] = 10_000
+    semantic_search: Annotated[
+        Search,
+        Setting(
+            "Where the nearest questions are found: by the `server`, if it offers vector search (Redis 8, Redis Stack, "
+            "valkey-search), else nowhere; in this gateway (`local`); or by the server if it offers it, else here "
+            "(`auto`).",
+            env="CACHE_SEMANTIC_SEARCH",
+        ),
+    ] = "auto"
     count_tokens: Annotated[
         bool,
         Setting(

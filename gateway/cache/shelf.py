@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -27,9 +27,9 @@ LAST_LOOK_S: Final = 0.1
 NOBODY: Final = ""
 PATIENCE_S: Final = 5.0
 FROM_THE_START: Final = b"0"
-NO_QUESTION: Final = b""
+NO_QUESTION: Final = ()
 # What one look at a tenant's questions brings at most: about 250 KB.
-QUESTIONS: Final = 256
+QUESTIONS: Final = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Amount:
 class Asked:
     """Questions by the names of their answers. `until`: when the last of them was asked. `more`: there may be."""
 
-    questions: list[tuple[str, bytes]]
+    questions: list[tuple[str, Sequence[bytes | None]]]
     until: bytes
     more: bool
 
@@ -96,15 +96,22 @@ class Shelf:
         return found
 
     def keep(
-        self, place: Place, answer: Answer, purges: bytes | None, ttl_s: float, question: bytes = NO_QUESTION
+        self,
+        place: Place,
+        answer: Answer,
+        purges: bytes | None,
+        ttl_s: float,
+        question: Sequence[Argument] = NO_QUESTION,
     ) -> None:
-        """`purges`: so many there were when it was begun. `question`: for those who ask in other words. Never waits."""
+        """`purges`: so many there were when it was begun. `question`: for those who ask in other words, fields of a
+        hash and their values. Never waits.
+        """
         encoded = encode_answer(answer)
         if purges is None or len(encoded) > min(self._settings.max_answer_bytes, self._settings.tenant_bytes):
             self._outcomes("unavailable" if purges is None else "too_large").inc()
             self.release(place)
             return
-        bounds = (_ms(ttl_s), self._settings.tenant_bytes, self._lifetime_ms, question)
+        bounds = (_ms(ttl_s), self._settings.tenant_bytes, self._lifetime_ms, *question)
         call = _call(STORE, place, self._gateway, encoded, purges, *bounds)
         stored = self._outcomes
         self._outbox.post(

@@ -6,22 +6,31 @@
 | `l:<name>` | who is making it, as long as others may wait for that |
 | `index` | sorted set: name → when it expires, Unix ms |
 | `sizes` | hash: name → bytes, of the answer and its question |
-| `questions` | hash: name → the question that it answers, for those who ask in other words |
 | `asked` | sorted set: name → when its question came, Unix µs, each later than those before |
 | `state` | hash: `bytes` of all answers, `purges` so far, when the last question was `asked` |
+
+and, under a prefix of its own, `trireme:question:{cache:<owner>}:<name>`: hash, the question that this answers, for
+those who ask in other words.
 
 What expired leaves `index` and `sizes` a little with every answer that comes. Repeating a script changes nothing more.
 """
 
 from typing import Final
 
+from gateway.cache.keys import QUESTIONS
 from gateway.valkey.connection import Script
 
-_FORGET: Final = """
+_QUESTION: Final = f"""
+local function question_of(name) return '{QUESTIONS}' .. string.sub(KEYS[1], {len("trireme:") + 1}) .. name end
+"""
+
+_FORGET: Final = (
+    _QUESTION
+    + """
 local function forget(name)
   redis.call('UNLINK', KEYS[1] .. 'a:' .. name)
   redis.call('ZREM', KEYS[1] .. 'index', name)
-  redis.call('HDEL', KEYS[1] .. 'questions', name)
+  redis.call('UNLINK', question_of(name))
   redis.call('ZREM', KEYS[1] .. 'asked', name)
   local size = redis.call('HGET', KEYS[1] .. 'sizes', name)
   if not size then return 0 end
@@ -31,6 +40,7 @@ local function forget(name)
 end
 local function purges() return redis.call('HGET', KEYS[1] .. 'state', 'purges') or '0' end
 """
+)
 
 FIND: Final = Script.of(
     _FORGET
@@ -48,9 +58,10 @@ STORE: Final = Script.of(
     _FORGET
     + """
 -- prefix; name, who made it, answer, purges when it was begun, ms to keep, bytes for all, ms that nothing outlives,
---   its question ('' if nobody may ask in other words)
+--   fields of its question and their values (none if nobody may ask in other words)
 -- -> 1: stored, 0: there was a purge meanwhile
-local name, owner, answer, most, question = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[6]), ARGV[8]
+local name, owner, answer, most, size = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[6]), #ARGV[3]
+for number = 8, #ARGV do size = size + #ARGV[number] end
 local lock = KEYS[1] .. 'l:' .. name
 if owner ~= '' and redis.call('GET', lock) == owner then redis.call('DEL', lock) end
 if purges() ~= ARGV[4] then return 0 end
@@ -61,14 +72,15 @@ forget(name)
 for _, old in ipairs(redis.call('ZRANGEBYSCORE', index, '-inf', now, 'LIMIT', 0, 32)) do forget(old) end
 redis.call('SET', KEYS[1] .. 'a:' .. name, answer, 'PX', ARGV[5])
 redis.call('ZADD', index, now + ARGV[5], name)
-redis.call('HSET', sizes, name, #answer + #question)
-local bytes = redis.call('HINCRBY', state, 'bytes', #answer + #question)
-local questions, asked = KEYS[1] .. 'questions', KEYS[1] .. 'asked'
-if question ~= '' then
+redis.call('HSET', sizes, name, size)
+local bytes = redis.call('HINCRBY', state, 'bytes', size)
+local question, asked = question_of(name), KEYS[1] .. 'asked'
+if #ARGV > 7 then
   local last = tonumber(redis.call('HGET', state, 'asked') or '0')
   local at = string.format('%.0f', math.max(last + 1, time[1] * 1000000 + time[2]))
   redis.call('HSET', state, 'asked', at)
-  redis.call('HSET', questions, name, question)
+  redis.call('HSET', question, unpack(ARGV, 8))
+  redis.call('PEXPIRE', question, ARGV[5])
   redis.call('ZADD', asked, at, name)
 end
 for _ = 1, 256 do
@@ -77,7 +89,7 @@ for _ = 1, 256 do
   if not first then break end
   bytes = bytes - forget(first)
 end
-for _, key in ipairs({index, sizes, state, questions, asked}) do redis.call('PEXPIRE', key, ARGV[7]) end
+for _, key in ipairs({index, sizes, state, asked}) do redis.call('PEXPIRE', key, ARGV[7]) end
 return 1
 """
 )
@@ -110,17 +122,21 @@ return {page[1], gone}
 """
 )
 
-ASKED: Final = Script.of("""
--- prefix; asked after that, how many at most -> {{name, question} of each, when the last of them was asked}
+ASKED: Final = Script.of(
+    _QUESTION
+    + """
+-- prefix; asked after that, how many at most
+-- -> {{name, {partition, vector, text, until}} of each, when the last of them was asked}
 local since, found = ARGV[1], {}
 local page = redis.call('ZRANGEBYSCORE', KEYS[1] .. 'asked', '(' .. since, '+inf', 'WITHSCORES', 'LIMIT', 0, ARGV[2])
 for number = 1, #page, 2 do
-  local question = redis.call('HGET', KEYS[1] .. 'questions', page[number])
-  if question then found[#found + 1] = {page[number], question} end
+  local question = redis.call('HMGET', question_of(page[number]), 'partition', 'vector', 'text', 'until')
+  if question[1] then found[#found + 1] = {page[number], question} end
   since = page[number + 1]
 end
 return {found, since}
-""")
+"""
+)
 
 STATS: Final = Script.of("""
 -- prefix -> {answers, bytes}

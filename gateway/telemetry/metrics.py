@@ -159,7 +159,12 @@ class Metrics:
             registry=registry,
         )
         self.cache_semantic_entries = Gauge(
-            "trireme_cache_semantic_entries", "Questions that this gateway compares with.", registry=registry
+            "trireme_cache_semantic_entries", "Questions that this gateway compares with itself.", registry=registry
+        )
+        self.cache_semantic_server = Gauge(
+            "trireme_cache_semantic_server",
+            "1: the server finds the nearest questions, 0: it does not.",
+            registry=registry,
         )
 
     def _ledger(self, registry: CollectorRegistry) -> None:

@@ -22,7 +22,7 @@ _FIRST_KEY: Final = 3
 class ClusterWire:
     """Who has which slot is learned from the nodes' redirections. `url`: of any node; the others are reached alike.
 
-    Commands without a key are for all nodes that are known, and answered by the first.
+    Scripts are loaded on all nodes that are known; whatever else has no key is asked of the first.
     """
 
     def __init__(self, url: str) -> None:
@@ -30,6 +30,11 @@ class ClusterWire:
         self._first = urlsplit(url).netloc.rpartition("@")[2]
         self._wires: dict[str, Wire] = {self._first: Wire.to(url)}
         self._owners: dict[int, str] = {}
+
+    @property
+    def connected(self) -> bool:
+        """To the node that is asked what has no key."""
+        return self._wires[self._first].connected
 
     async def ask(self, commands: Sequence[Command]) -> list[Any]:
         """Their answers; one can be a ResponseError. Raises redis.exceptions.ConnectionError, OSError."""
@@ -72,7 +77,9 @@ class ClusterWire:
 
     def _nodes_of(self, command: Command) -> Sequence[str]:
         slot = _slot(command)
-        return list(self._wires) if slot is None else [self._owners.get(slot, self._first)]
+        if slot is None:
+            return list(self._wires) if command[0] == b"SCRIPT" else [self._first]
+        return [self._owners.get(slot, self._first)]
 
     def _lost(self, node: str) -> None:
         """Whoever takes its slots over is asked for through another node."""

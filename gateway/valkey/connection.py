@@ -70,6 +70,9 @@ class ScriptCall:
 class Asking(Protocol):
     """`wire.Wire`, or `cluster.ClusterWire`."""
 
+    @property
+    def connected(self) -> bool: ...
+
     async def ask(self, commands: Sequence[Command]) -> list[Any]: ...
 
     def drop(self) -> None: ...

@@ -46,6 +46,10 @@ class Wire:
             greeting.append(("SELECT", given["db"]))
         return cls(_connector(given), greeting)
 
+    @property
+    def connected(self) -> bool:
+        return self._line is not None and not self._line.closed
+
     async def ask(self, commands: Sequence[Command]) -> list[Any]:
         """Their answers; one can be a ResponseError. Raises redis.exceptions.ConnectionError, OSError."""
         line = self._line

@@ -7,29 +7,17 @@ from typing import Final
 
 import numpy as np
 
+from gateway.cache.semantic.nearest import NEAREST, Entry, Near
 from gateway.cache.semantic.question import Question
 from gateway.core.job import Vectors
 
-# Of one question, so many that are near are looked at.
-NEAREST: Final = 32
 FIRST_ROWS: Final = 1
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Entry:
-    """`name`: of the answer, among those of `owner`. `until`: when it goes."""
-
-    owner: str
-    name: str
-    question: Question
-    row: int
-    until: float
-
-
 @dataclass(frozen=True, slots=True)
-class Near:
-    similarity: float
+class _Placed:
     entry: Entry
+    row: int
 
 
 class _Partition:
@@ -64,7 +52,7 @@ class Index:
         self._most = most
         self._most_of_owner = most_of_owner
         self._partitions: dict[tuple[str, str], _Partition] = {}
-        self._owners: dict[str, OrderedDict[str, Entry]] = {}
+        self._owners: dict[str, OrderedDict[str, _Placed]] = {}
         self.size = 0
 
     def put(self, owner: str, name: str, question: Question, vector: Vectors, until: float) -> None:
@@ -75,8 +63,8 @@ class Index:
             return
         row = partition.take_row()
         partition.matrix[row] = vector
-        partition.entries[row] = entry = Entry(owner, name, question, row, until)
-        self._owners.setdefault(owner, OrderedDict())[name] = entry
+        partition.entries[row] = entry = Entry(owner, name, question, until)
+        self._owners.setdefault(owner, OrderedDict())[name] = _Placed(entry, row)
         self.size += 1
         while self.size > self._most or len(self._owners[owner]) > self._most_of_owner:
             self._evict(owner)
@@ -84,14 +72,14 @@ class Index:
     def drop(self, owner: str, name: str) -> None:
         """Nothing if it is not there."""
         entries = self._owners.get(owner)
-        entry = entries.pop(name, None) if entries is not None else None
-        if entries is None or entry is None:
+        placed = entries.pop(name, None) if entries is not None else None
+        if entries is None or placed is None:
             return
-        place = (owner, entry.question.partition)
+        place = (owner, placed.entry.question.partition)
         partition = self._partitions[place]
-        partition.matrix[entry.row] = 0
-        partition.entries[entry.row] = None
-        partition.free.append(entry.row)
+        partition.matrix[placed.row] = 0
+        partition.entries[placed.row] = None
+        partition.free.append(placed.row)
         self.size -= 1
         if len(partition.free) == len(partition.entries):
             del self._partitions[place]

@@ -7,38 +7,31 @@ from typing import Final, Literal
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from gateway.cache.keys import head_of
 from gateway.cache.settings import CacheSettings
 from gateway.core.call import Caller, Model
 from gateway.core.job import GenerationJob, Vectors
+from gateway.valkey.wire import Argument
 from python_backends.preprocessing.schema import ChatRequest, Message
 
 # `form`: no chat that ends with what a user says. `turns`: what was said before may change what is meant.
 Unfit = Literal["sampled", "form", "turns", "tools", "long", "empty"]
 # Another encoding: what was stored before is not found.
 FORMAT: Final = 1
+# Fields and values in turn.
+Stored = tuple[Argument, ...]
 _LEADING: Final = frozenset({"system", "developer"})
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """`partition`: names all that must be the same but `text`, the tenant and the model's version too."""
-
-    text: str
-    partition: str
-
-
-class StoredQuestion(msgspec.Struct, frozen=True, array_like=True):
-    """`vector`: FP16[dimensions]; half of the bytes, for an error of the similarity below 0.0003. `until`: Unix
-    seconds, when its answer goes.
+    """`partition`: names all that must be the same but `text`, the tenant and the model's version too; letters and
+    digits, a letter first.
     """
 
-    partition: str
     text: str
-    vector: bytes
-    until: float
+    partition: str
 
 
 def question_in(
@@ -58,7 +51,7 @@ def question_in(
     rest = msgspec.json.encode([*before, msgspec.structs.replace(last, content=None)])
     head = head_of(job, caller, model, identity, scope=settings.scope, epoch=settings.epoch)
     encoded = msgspec.msgpack.encode((FORMAT, *head, body.token_limit, rest, encoder, day))
-    return Question(last.text, sha256(encoded).hexdigest()[:32])
+    return Question(last.text, f"p{sha256(encoded).hexdigest()[:32]}")
 
 
 def _problem(body: ChatRequest, before: Sequence[Message], last: Message, most: int) -> Unfit | None:
@@ -73,21 +66,31 @@ def _problem(body: ChatRequest, before: Sequence[Message], last: Message, most: 
     return "long" if len(last.text) > most else None
 
 
-def encode_question(question: Question, vector: Vectors, until: float) -> bytes:
-    stored = StoredQuestion(question.partition, question.text, vector.astype("<f2").tobytes(), until)
-    return msgspec.msgpack.encode(stored)
+def owner_tag(owner: str) -> str:
+    """Names a tenant where only letters and digits may stand."""
+    return f"o{sha256(owner.encode()).hexdigest()[:32]}"
 
 
-def decode_question(stored: bytes) -> tuple[Question, Vectors, float]:
-    """With its vector, at length 1, and when its answer goes.
-
-    Raises msgspec.DecodeError and ValueError for what makes no sense.
+def encode_question(owner: str, question: Question, vector: Vectors, until: float) -> Stored:
+    """Fields of a hash and their values. The vector is FP32[dimensions], as servers that search want it; `until`: Unix
+    seconds, when its answer goes.
     """
-    found = msgspec.msgpack.decode(stored, type=StoredQuestion)
-    return Question(found.text, found.partition), unit(np.frombuffer(found.vector, dtype="<f2")), found.until
+    place = ("owner", owner_tag(owner), "partition", question.partition)
+    return (*place, "vector", vector.astype("<f4").tobytes(), "text", question.text, "until", f"{until:.3f}")
 
 
-def unit(vector: "NDArray[np.float16] | Vectors") -> Vectors:
+def decode_question(stored: Sequence[bytes | None]) -> tuple[Question, Vectors, float]:
+    """`stored`: partition, vector, text and until. With its vector, at length 1, and when its answer goes.
+
+    Raises ValueError for what makes no sense.
+    """
+    if None in stored:
+        raise ValueError("a part of it is missing")
+    partition, vector, text, until = (value or b"" for value in stored)
+    return Question(text.decode(), partition.decode()), unit(np.frombuffer(vector, dtype="<f4")), float(until)
+
+
+def unit(vector: Vectors) -> Vectors:
     """FP32[n], at length 1. Raises ValueError for one without a direction."""
     long = vector.astype(np.float32)
     length = float(np.linalg.norm(long))

@@ -10,6 +10,7 @@ import numpy as np
 from prometheus_client import CollectorRegistry, Gauge
 from redis.asyncio import Redis
 
+from gateway.assembly.building import build_nearest
 from gateway.cache.caching import Cache
 from gateway.cache.memory import Memory
 from gateway.cache.semantic.semantic import Semantic
@@ -25,6 +26,7 @@ from gateway.errors import GatewayError
 from gateway.telemetry.metrics import Metrics
 from gateway.valkey.connection import Valkey, ValkeySettings
 from gateway.valkey.outbox import Outbox
+from gateway.valkey.sideline import SideLine
 from gateway.valkey.wire import Wire
 from python_backends.preprocessing.schema import ChatRequest
 from tests.unit.gateway.valkey.addresses import url_of
@@ -32,6 +34,8 @@ from tests.unit.gateway.valkey.addresses import url_of
 MODEL = Model("tiny", "generate", 256, 0)
 PIECES = (b'{"index":0,"delta":{"content":"a"}}', b'{"index":0,"delta":{"content":"b"},"finish_reason":"stop"}')
 WHOLE = list(PIECES)
+# Of all gateways, until their test ends.
+WIRES: list[Wire] = []
 
 
 def job(ids: tuple[int, ...] = (1, 2, 3), **body: Any) -> GenerationJob:
@@ -145,17 +149,26 @@ class Gateway:
         self.metrics = Metrics()
         self.serving: Serving | None = Serving("main", "1")
         settings = CacheSettings(**{"local_s": 0.0, "semantic_thresholds": {"tiny-encoder": 0.9}, **given})
-        wire = Wire.to(url_of(redis))
-        degraded = Gauge("degraded", "", registry=CollectorRegistry())
-        self.valkey = Valkey(wire, ValkeySettings(call_timeout_s=patience_s), degraded)
+        wire, aside = (Wire.to(url_of(redis)) for _ in range(2))
+        degraded, patience = (
+            Gauge("degraded", "", registry=CollectorRegistry()),
+            ValkeySettings(call_timeout_s=patience_s),
+        )
+        self.valkey = Valkey(wire, patience, degraded)
+        self.wires = [wire, aside]
+        WIRES.extend(self.wires)
         self.outbox = Outbox(self.valkey)
         self.shelf = Shelf(self.valkey, self.outbox, settings, name, self.metrics.cache_stores)
         self.memory = Memory(settings.local_bytes, settings.local_s, lambda: self.now)
         self.plans = Plans()
+        side = SideLine(aside, patience, clock=self._time)
+        self.nearest = build_nearest(
+            self.shelf, AtOnce(), side, settings, self.metrics, clock=self._time, monotonic=self._time
+        )
         self.semantic = Semantic(
             self.shelf,
             self.plans,
-            AtOnce(),
+            self.nearest,
             settings,
             self.metrics,
             encoder="tiny-encoder",
@@ -173,6 +186,9 @@ class Gateway:
             random_share=lambda: 0.5,
             sleep=lambda _: self.outbox.flush(),
         )
+
+    def _time(self) -> float:
+        return self.now
 
     async def ask(self, call: Call, engine: Engine, job: GenerationJob) -> Sent:
         sent = Sent()

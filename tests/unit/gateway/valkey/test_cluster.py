@@ -51,6 +51,15 @@ async def test_scripts_run_where_their_keys_are(nodes: Cluster, degraded: Gauge)
     wire.drop()
 
 
+async def test_what_has_no_key_is_asked_of_one_node(nodes: Cluster) -> None:
+    wire = ClusterWire(nodes.url)
+    before = wire.connected
+    await wire.ask([(b"SCRIPT", b"LOAD", ADD.source)])
+    assert await wire.ask([(b"COMMAND", b"INFO", b"FT.SEARCH")]) == [[None]]
+    assert (before, wire.connected) == (False, True)
+    wire.drop()
+
+
 async def test_a_node_that_is_lost_costs_its_own_tenants_only(nodes: Cluster, degraded: Gauge) -> None:
     """Also when it is the one whose address is in the settings."""
     for node in nodes.nodes:

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.cache.semantic.index import NEAREST, Index, Near, top_rows
+from gateway.cache.semantic.index import Index, top_rows
+from gateway.cache.semantic.nearest import NEAREST, Near
 from gateway.cache.semantic.question import Question, unit
 from gateway.core.job import Vectors
 

