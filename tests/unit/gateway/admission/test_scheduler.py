@@ -1,7 +1,9 @@
 """Every decision of the scheduler, with time as an argument."""
 
-from dataclasses import dataclass, field
-from typing import Any
+import os
+import re
+import subprocess
+import sys
 
 import msgspec
 from hypothesis import given, settings
@@ -11,7 +13,7 @@ from gateway.admission.line import Ticket
 from gateway.admission.scheduler import Scheduler
 from gateway.admission.state import describe
 from gateway.core.identity import PRIORITY_CLASSES, PriorityClass
-from gateway.errors import GatewayError
+from tests.unit.gateway.admission.history import ACTS, PAUSES, History, Step, replayed
 from tests.unit.gateway.admission.making import arrived, new_scheduler, order_of, ticket
 
 # --- who goes next
@@ -175,21 +177,11 @@ def test_the_state_tells_who_waits_and_who_was_served() -> None:
 # --- any history
 
 
-@dataclass(frozen=True)
-class Step:
-    after: float
-    act: str
-    cost: int
-    tenant: str
-    of: PriorityClass
-    which: int
-
-
 steps = st.lists(
     st.builds(
         Step,
-        after=st.sampled_from([0.0, 0.5, 7.0, 40.0]),
-        act=st.sampled_from(["arrive", "arrive", "arrive", "finish", "finish", "cancel", "expire"]),
+        after=st.sampled_from(PAUSES),
+        act=st.sampled_from(ACTS),
         cost=st.integers(0, 60),
         tenant=st.sampled_from("abc"),
         of=st.sampled_from(PRIORITY_CLASSES),
@@ -197,58 +189,6 @@ steps = st.lists(
     ),
     max_size=120,
 )
-
-
-@dataclass
-class History:
-    """Plays steps and writes every decision down."""
-
-    scheduler: Scheduler = field(
-        default_factory=lambda: new_scheduler(
-            max_running=4, max_running_tokens=100, max_queued=9, max_queued_tokens=300, overtake_tokens=50
-        )
-    )
-    now: float = 0.0
-    inside: list[Ticket] = field(default_factory=list)
-    answered: list[Ticket] = field(default_factory=list)
-    decisions: list[tuple[Any, ...]] = field(default_factory=list)
-
-    def play(self, step: Step) -> None:
-        self.now += step.after
-        getattr(self, step.act)(step)
-        for one in self.scheduler.dispatch(self.now):
-            self.decisions.append(("start", one.number))
-
-    def arrive(self, step: Step) -> None:
-        new = Ticket(step.of, step.tenant, step.cost, step.cost % 7, self.now + step.which)
-        try:
-            self.scheduler.arrive(new, self.now)
-            self.inside.append(new)
-            self.decisions.append((new.state, new.number, new.position))
-        except GatewayError as error:
-            self.decisions.append((error.code, error.message, error.retry_after))
-
-    def finish(self, step: Step) -> None:
-        running = [one for one in self.inside if one.state == "running"]
-        if running:
-            one = running[step.which % len(running)]
-            self.scheduler.finish(one, self.now, step.cost, step.cost)
-            self._gone(one)
-
-    def cancel(self, step: Step) -> None:
-        if self.inside:
-            one = self.inside[step.which % len(self.inside)]
-            self.scheduler.cancel(one, self.now)
-            self._gone(one)
-
-    def expire(self, step: Step) -> None:
-        for one in self.scheduler.expire(self.now):
-            self.decisions.append(("expired", one.number))
-            self._gone(one)
-
-    def _gone(self, one: Ticket) -> None:
-        self.inside.remove(one)
-        self.answered.append(one)
 
 
 def below_ceiling(scheduler: Scheduler, name: PriorityClass) -> bool:
@@ -288,12 +228,21 @@ def test_the_books_always_agree_with_who_is_inside_and_room_is_idle_only_when_it
 @given(steps)
 @settings(max_examples=100, deadline=None)
 def test_the_same_history_gives_the_same_decisions_byte_for_byte(trace: list[Step]) -> None:
-    histories = [History(), History()]
-    for history in histories:
-        for step in trace:
-            history.play(step)
-    first, second = (msgspec.json.encode((one.decisions, describe(one.scheduler, {}, one.now))) for one in histories)
-    assert first == second
+    assert replayed(trace) == replayed(trace)
+
+
+def test_another_process_decides_the_same_byte_for_byte_whatever_its_hashes_are() -> None:
+    """Sets of strings have another order in every process; with these three seeds, those of the classes differ."""
+    command = [sys.executable, "-m", "tests.unit.gateway.admission.history"]
+    told = [
+        subprocess.run(command, env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, check=True).stdout
+        for seed in ("1", "3", "4")
+    ]
+    assert told[0] == told[1] == told[2]
+    decisions = told[0].decode()
+    assert {"running", "waiting", "start", "expired", "overloaded", "shed", "deadline_unmeetable"} <= set(
+        re.findall(r'\["(\w+)"', decisions)
+    )
 
 
 @given(steps)
