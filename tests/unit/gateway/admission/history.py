@@ -95,9 +95,13 @@ def arrivals(number: int, seed: int = 1) -> Iterator[Step]:
     dice = random.Random(seed)
     for _ in range(number):
         yield Step(
-            dice.choice(PAUSES) if dice.random() < 0.05 else 0.1, dice.choice(ACTS), dice.randint(0, 60), dice.choice(TENANTS),
-            dice.choice(PRIORITY_CLASSES), dice.randint(0, 1000),
-        )  # fmt: skip
+            after=dice.choice(PAUSES) if dice.random() < 0.05 else 0.1,
+            act=dice.choice(ACTS),
+            cost=dice.randint(0, 60),
+            tenant=dice.choice(TENANTS),
+            of=dice.choice(PRIORITY_CLASSES),
+            which=dice.randint(0, 1000),
+        )
 
 
 if __name__ == "__main__":
