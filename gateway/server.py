@@ -15,6 +15,8 @@ from gateway.errors import ShuttingDown
 log = logging.getLogger(__name__)
 
 KEEP_ALIVE_S = 75.0
+# Connections that may wait to be accepted, as far as the kernel lets them (`somaxconn`): one more waits for a second.
+BACKLOG = 4096
 
 
 async def serve(settings: Settings) -> None:
@@ -26,7 +28,7 @@ async def serve(settings: Settings) -> None:
     runner = make_runner(make_app(settings))
     await runner.setup()
     try:
-        await web.TCPSite(runner, settings.http.host, settings.http.port).start()
+        await web.TCPSite(runner, settings.http.host, settings.http.port, backlog=BACKLOG).start()
         log.info("listening on %s", ", ".join(f"http://{host}:{port}" for host, port, *_ in runner.addresses))
         await stop.wait()
         await drain(runner.app, settings.http.drain_s)

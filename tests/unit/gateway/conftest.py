@@ -20,7 +20,7 @@ from gateway.app import make_app
 from gateway.auth.store import SCOPES, KeyStore
 from gateway.auth.tenants import TenantStore
 from gateway.config import Settings, load
-from gateway.server import make_runner
+from gateway.server import BACKLOG, make_runner
 from tests.fakes.triton import DIMENSIONS, FakeTriton
 
 PEPPER = bytes(range(32))
@@ -117,13 +117,17 @@ class Gateway:
 
 
 @asynccontextmanager
-async def running_gateway(settings: Settings, secret: str, *, keys: bool = True) -> AsyncIterator[Gateway]:
-    """`keys`: wait until they have been read."""
+async def running_gateway(
+    settings: Settings, secret: str, *, keys: bool = True, middleware: Any = None
+) -> AsyncIterator[Gateway]:
+    """`keys`: wait until they have been read. `middleware`: around all others."""
     app = make_app(settings)
+    if middleware is not None:
+        app.middlewares.insert(0, middleware)
     runner = make_runner(app)
     await runner.setup()
     try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        await web.TCPSite(runner, "127.0.0.1", 0, backlog=BACKLOG).start()
         await app[ROUTER].examine()
         if keys:
             await app[AUTHENTICATOR].loaded.wait()
