@@ -27,12 +27,17 @@ CHAT = "/v1/chat/completions"
 BODY: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}]}
 CROWD = 10_000
 MAX_RUNNING, MAX_QUEUED = 32, 1000
-# The engine stays silent until all are there, and is not to be taken for lost.
+# The engine stays silent until all are there. It shares this process with the gateway, and must not be taken for lost
+# while both of them read what ten thousand clients send.
 VARIABLES = {
     "TRIREME_MAX_RUNNING": str(MAX_RUNNING),
     "TRIREME_MAX_QUEUED": str(MAX_QUEUED),
-    "TRIREME_BACKEND_HUNG_S": "600",
     "TRIREME_STANDARD_QUEUE_TIMEOUT_S": "600",
+    "TRIREME_BACKEND_HUNG_S": "600",
+    "TRIREME_PROBE_INTERVAL_S": "600",
+    "TRIREME_PROBE_TIMEOUT_S": "60",
+    "TRIREME_PROBE_GENERATION_INTERVAL_S": "600",
+    "TRIREME_TRITON_CONNECT_TIMEOUT_S": "60",
 }
 # Of memory, for each request at once: its connection, and what is known of it.
 MOST_BYTES = 32 * 1024
@@ -145,7 +150,7 @@ async def leases(gateway: Gateway) -> int:
 
 
 async def patiently(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(240):
         while not condition():  # noqa: ASYNC110 - the code under test should not carry events for its tests
             await asyncio.sleep(0.02)
 
