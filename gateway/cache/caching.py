@@ -5,7 +5,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import Final
 
 from gateway.cache.answers import Answer, answer_of
@@ -86,8 +86,8 @@ class Cache:
         self._random_share = random_share
         self._sleep = sleep
         self._flights: dict[Aboard, Flight] = {}
-        self._outcomes = metrics.cache_requests.labels
-        self._stores = metrics.cache_stores.labels
+        self._outcomes = cache(metrics.cache_requests.labels)
+        self._stores = cache(metrics.cache_stores.labels)
         self._lookup_seconds = metrics.cache_lookup_seconds.observe
         metrics.cache_local_bytes.set_function(lambda: memory.size)
 
@@ -149,7 +149,8 @@ class Cache:
         if found.purges is not None:
             self._lookup_seconds(time.perf_counter() - started)
         if found.answer is None:
-            return replace(found, answer=self._here(case))
+            here = self._here(case)
+            return found if here is None else replace(found, answer=here)
         if not case.welcomes(found.answer, self._clock()):
             return Found(purges=found.purges)
         self._memory.keep(case.place, found.answer)

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final
 
 import msgspec
@@ -70,7 +71,7 @@ class Shelf:
         self._outbox = outbox
         self._settings = settings
         self._gateway = gateway
-        self._outcomes = outcomes.labels
+        self._outcomes = cache(outcomes.labels)
 
     async def find(self, place: Place, *, make: bool) -> Found:
         """`make`: if there is none, others may wait until whoever asks has made it, or `release`s it."""
@@ -159,7 +160,7 @@ class Shelf:
 
     @property
     def _lifetime_ms(self) -> int:
-        """Longer than anything that is stored."""
+        """Twice as long as anything that is stored: what all answers share has more than half of it left."""
         return 2 * _ms(self._settings.max_ttl_s)
 
 

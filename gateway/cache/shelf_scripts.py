@@ -57,8 +57,9 @@ return {answer, purges(), mine and 1 or 0}
 STORE: Final = Script.of(
     _FORGET
     + """
--- prefix; name, who made it, answer, purges when it was begun, ms to keep, bytes for all, ms that nothing outlives,
---   fields of its question and their values (none if nobody may ask in other words)
+-- prefix; name, who made it, answer, purges when it was begun, ms to keep, bytes for all, ms that what all share
+--   is kept (twice as long as any answer; said anew when half is over), fields of its question and their values (none
+--   if nobody may ask in other words)
 -- -> 1: stored, 0: there was a purge meanwhile
 local name, owner, answer, most, size = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[6]), #ARGV[3]
 for number = 8, #ARGV do size = size + #ARGV[number] end
@@ -68,7 +69,7 @@ if purges() ~= ARGV[4] then return 0 end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local index, sizes, state = KEYS[1] .. 'index', KEYS[1] .. 'sizes', KEYS[1] .. 'state'
-forget(name)
+if redis.call('HEXISTS', sizes, name) == 1 then forget(name) end
 for _, old in ipairs(redis.call('ZRANGEBYSCORE', index, '-inf', now, 'LIMIT', 0, 32)) do forget(old) end
 redis.call('SET', KEYS[1] .. 'a:' .. name, answer, 'PX', ARGV[5])
 redis.call('ZADD', index, now + ARGV[5], name)
@@ -89,7 +90,9 @@ for _ = 1, 256 do
   if not first then break end
   bytes = bytes - forget(first)
 end
-for _, key in ipairs({index, sizes, state, asked}) do redis.call('PEXPIRE', key, ARGV[7]) end
+if #ARGV > 7 or redis.call('PTTL', index) < ARGV[7] / 2 then
+  for _, key in ipairs({index, sizes, state, asked}) do redis.call('PEXPIRE', key, ARGV[7]) end
+end
 return 1
 """
 )

@@ -117,6 +117,16 @@ async def test_answers_expire(gateway: Gateway, engine: Engine, redis: Redis) ->
     assert 15_000 < await redis.pttl(key) <= 20_000
 
 
+async def test_what_answers_share_outlives_them(redis: Redis, engine: Engine) -> None:
+    gateway, shared = Gateway(redis, max_ttl_s=100), ["index", "sizes", "state"]
+    for number in range(1, 4):
+        await gateway.ask(call(number), engine, job((number,)))
+        left = [await redis.pttl(f"trireme:{{cache:acme}}:{name}") for name in shared]
+        assert all(100_000 <= one <= 200_000 for one in left)
+        for name in shared:
+            await redis.pexpire(f"trireme:{{cache:acme}}:{name}", 99_000)
+
+
 async def test_a_client_may_want_a_younger_answer(gateway: Gateway, engine: Engine) -> None:
     await gateway.ask(call(1), engine, job())
     gateway.now += 10
