@@ -12,7 +12,7 @@ from gateway.cache.answers import Answer, answer_of
 from gateway.cache.flight import Flight, FlightFailed
 from gateway.cache.keys import Place, place_of
 from gateway.cache.memory import Memory
-from gateway.cache.policy import Bypass, Terms, deterministic, terms_of
+from gateway.cache.policy import Bypass, Terms, terms_of
 from gateway.cache.semantic.question import Question
 from gateway.cache.semantic.semantic import SIMILARITY, Other, Semantic
 from gateway.cache.settings import CacheSettings
@@ -201,7 +201,7 @@ class Cache:
         """None where other words are of no use: without Valkey there are no answers to them either."""
         if not case.terms.semantic or found.purges is None:
             return None
-        return self._semantic.question(case.call, case.job, case.identity, certain=deterministic(case.job.body))
+        return self._semantic.question(case.call, case.job, case.identity, case.terms)
 
     async def _in_other_words(self, case: _Case, question: Question | None, flight: Flight) -> Other | None:
         if question is None or not case.terms.freshness.read:

@@ -20,13 +20,16 @@ JITTER: Final = 0.1
 class Terms:
     """`ttl_s`: how long the answer is kept. `shared`: requests that come meanwhile wait for it instead of running.
 
-    `semantic`: the answer to the same question in other words will do.
+    `semantic`: the answer to the same question in other words will do; with `turns` after others too, and with `tools`
+    where tools may be called.
     """
 
     freshness: Freshness
     ttl_s: float
     shared: bool
     semantic: bool = False
+    turns: bool = False
+    tools: bool = False
 
 
 def terms_of(
@@ -43,11 +46,12 @@ def terms_of(
     if not freshness.keep or body.store is False:
         return "no_store"
     certain = deterministic(body)
-    if not certain and not _sampled(caller):
+    if not certain and not _granted(caller, "sampled"):
         return "sampled"
     shared = certain and freshness.read
     ttl_s = _ttl(settings, caller, freshness, random_share)
-    return Terms(freshness, ttl_s, shared, semantic=mode == "semantic")
+    turns, tools = _granted(caller, "turns"), _granted(caller, "tools")
+    return Terms(freshness, ttl_s, shared, semantic=mode == "semantic", turns=turns, tools=tools)
 
 
 def mode_of(settings: CacheSettings, caller: Caller) -> CacheMode:
@@ -62,9 +66,9 @@ def deterministic(body: GenerationRequest) -> bool:
     return body.temperature == 0 or body.seed is not None
 
 
-def _sampled(caller: Caller) -> bool:
+def _granted(caller: Caller, name: Literal["sampled", "turns", "tools"]) -> bool:
     """Both must agree; the one that says nothing does if the other says so."""
-    said = (caller.cache.sampled, caller.tenant_cache.sampled)
+    said = (getattr(caller.cache, name), getattr(caller.tenant_cache, name))
     return True in said and False not in said
 
 

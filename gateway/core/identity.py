@@ -45,12 +45,15 @@ class CachePolicy(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True,
 
     A key gets no more than its tenant. `semantic`: also those to the same question in other words.
     `max_ttl_s`: how long answers are kept at most. `sampled`: also answers that would be different each time, of which
-    everybody gets the first then.
+    everybody gets the first then. `turns`, `tools`: in other words also the last turn of a conversation, and what tools
+    may be called for.
     """
 
     mode: CacheMode | None = None
     max_ttl_s: Annotated[int, msgspec.Meta(ge=1, le=31_536_000)] | None = None
     sampled: bool | None = None
+    turns: bool | None = None
+    tools: bool | None = None
 
 
 NO_LIMITS: Final = Limits()

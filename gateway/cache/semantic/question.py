@@ -9,14 +9,16 @@ import msgspec
 import numpy as np
 
 from gateway.cache.keys import head_of
+from gateway.cache.policy import Terms
 from gateway.cache.settings import CacheSettings
 from gateway.core.call import Caller, Model
 from gateway.core.job import GenerationJob, Vectors
 from gateway.valkey.wire import Argument
 from python_backends.preprocessing.schema import ChatRequest, Message
 
-# `form`: no chat that ends with what a user says. `turns`: what was said before may change what is meant.
-Unfit = Literal["sampled", "form", "turns", "tools", "long", "empty"]
+# `form`: no chat that ends with what a user says. `turns`, `tools`: it was not chosen; what was said before may change
+# what is meant, and a call does more than an answer.
+Unfit = Literal["form", "turns", "tools", "long", "empty"]
 # Another encoding: what was stored before is not found.
 FORMAT: Final = 1
 # Fields and values in turn.
@@ -35,17 +37,26 @@ class Question:
 
 
 def question_in(
-    job: GenerationJob, caller: Caller, model: Model, identity: str, settings: CacheSettings, *, encoder: str, day: str
+    job: GenerationJob,
+    caller: Caller,
+    model: Model,
+    identity: str,
+    *,
+    settings: CacheSettings,
+    terms: Terms,
+    encoder: str,
+    day: str,
 ) -> Question | Unfit:
     """`identity`: of what would answer. `encoder`: whose vectors are compared. `day`: templates may name it.
 
-    By exclusion, as in the exact key: a parameter that is new tells questions apart by itself.
+    By exclusion, as in the exact key: a parameter that is new tells questions apart by itself. So do the messages
+    before the last one, and the tools, as they were sent.
     """
     body = job.body
     if not isinstance(body, ChatRequest) or not body.messages:
         return "form"
     *before, last = body.messages
-    problem = _problem(body, before, last, settings.semantic_max_characters)
+    problem = _problem(body, before, last, terms, settings.semantic_max_characters)
     if problem is not None:
         return problem
     rest = msgspec.json.encode([*before, msgspec.structs.replace(last, content=None)])
@@ -54,12 +65,12 @@ def question_in(
     return Question(last.text, f"p{sha256(encoded).hexdigest()[:32]}")
 
 
-def _problem(body: ChatRequest, before: Sequence[Message], last: Message, most: int) -> Unfit | None:
+def _problem(body: ChatRequest, before: Sequence[Message], last: Message, terms: Terms, most: int) -> Unfit | None:
     if last.role != "user":
         return "form"
-    if any(message.role not in _LEADING for message in before):
+    if not terms.turns and any(message.role not in _LEADING for message in before):
         return "turns"
-    if body.tools is not None:
+    if not terms.tools and body.tools is not None:
         return "tools"
     if not last.text.strip():
         return "empty"

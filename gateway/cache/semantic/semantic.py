@@ -12,6 +12,7 @@ from typing import Final, Protocol
 
 from gateway.cache.answers import Answer
 from gateway.cache.keys import Place
+from gateway.cache.policy import Terms
 from gateway.cache.semantic.guards import objection
 from gateway.cache.semantic.nearest import Near, Nearest, Unsearchable
 from gateway.cache.semantic.question import Question, Stored, Unfit, encode_question, question_in, unit
@@ -71,9 +72,9 @@ class Semantic:
         self._outcomes = metrics.cache_semantic.labels
         self._seconds = metrics.cache_semantic_seconds.observe
 
-    def question(self, call: Call, job: GenerationJob, identity: str, *, certain: bool) -> Question | None:
+    def question(self, call: Call, job: GenerationJob, identity: str, terms: Terms) -> Question | None:
         """What `call` asks, if the answer to other words may be given to it."""
-        found = self._question(call, job, identity) if certain else "sampled"
+        found = self._question(call, job, identity, terms)
         if isinstance(found, Question):
             return found
         self._outcomes("bypass", found).inc()
@@ -98,13 +99,20 @@ class Semantic:
             return NO_QUESTION
         return encode_question(owner, question, call.planned.embedding, self._clock() + ttl_s)
 
-    def _question(self, call: Call, job: GenerationJob, identity: str) -> Question | Unfit | str:
+    def _question(self, call: Call, job: GenerationJob, identity: str, terms: Terms) -> Question | Unfit | str:
         if self._floor is None or self._settings.scope == "shared":
             return "encoder" if self._floor is None else "shared"
         if call.caller is None or call.model is None:
             return "form"
         return question_in(
-            job, call.caller, call.model, identity, self._settings, encoder=self._encoder, day=self._today()
+            job,
+            call.caller,
+            call.model,
+            identity,
+            settings=self._settings,
+            terms=terms,
+            encoder=self._encoder,
+            day=self._today(),
         )
 
     async def _search(self, owner: str, question: Question, vector: Vectors) -> list[Near]:

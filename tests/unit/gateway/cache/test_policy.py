@@ -73,6 +73,21 @@ def test_sampled_answers_are_kept_only_where_that_is_allowed(
     assert terms == "sampled" if not allowed else isinstance(terms, Terms) and not terms.shared
 
 
+@pytest.mark.parametrize("name", ["turns", "tools"])
+@pytest.mark.parametrize(
+    ("key", "tenant", "allowed"),
+    [(None, None, False), (True, None, True), (None, True, True), (True, False, False), (False, True, False)],
+)
+def test_conversations_and_tools_in_other_words_are_for_those_who_chose_them(
+    name: str, key: bool | None, tenant: bool | None, allowed: bool
+) -> None:
+    who = caller(CachePolicy(mode="semantic", **{name: key}), CachePolicy(**{name: tenant}))
+    terms = terms_of(CacheSettings(), who, ANY_AGE, GREEDY, lambda: 0.5)
+    assert isinstance(terms, Terms)
+    assert terms.semantic
+    assert {"turns": terms.turns, "tools": terms.tools} == {"turns": False, "tools": False, name: allowed}
+
+
 @pytest.mark.parametrize(
     "said", [(Freshness(keep=False), GREEDY), (ANY_AGE, ChatRequest(temperature=0.0, store=False))]
 )

@@ -1,11 +1,13 @@
 """Answers to other words, on a real Valkey: found in the gateway, and by a server that searches."""
 
 import asyncio
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 from zlib import crc32
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -29,13 +31,17 @@ from tests.unit.gateway.waiting import until
 SEMANTIC = CachePolicy(mode="semantic")
 FIRST, AGAIN = "How do I reset my password?", "How can I reset my password"
 OTHER = "How do I reset my passport?"
+TALK = (Message(role="user", content="Hi"), Message(role="assistant", content="Hello"))
+TOOLS = [Tool(type="function", function=Function(name="weather"))]
+SAID = ("sampled", "turns", "tools")
 CHANGES = {"temperature": 0.5, "seed": 5, "top_p": 0.5, "n": 2, "stop": "x", "max_tokens": 9, "logprobs": True}
 
 
-def asked(text: str, *before: Message, ids: int = 3, **body: Any) -> GenerationJob:
+def asked(text: str, *, before: Sequence[Message] = (), ids: int = 3, **body: Any) -> GenerationJob:
     messages = [*before, Message(role="user", content=text)]
     request = ChatRequest(**{"temperature": 0.0, "messages": messages, **body})
-    return GenerationJob(request, [Prompt([crc32(text.encode()) % 2**31] * ids, 100)])
+    told = "|".join(message.text for message in messages).encode()
+    return GenerationJob(request, [Prompt([crc32(told) % 2**31] * ids, 100)])
 
 
 def caller(number: int, **fields: Any) -> Call:
@@ -98,13 +104,12 @@ async def test_only_those_who_chose_it_get_it(gateway: Gateway, engine: Engine) 
 @pytest.mark.parametrize(
     ("job", "reason"),
     [
-        (asked(AGAIN, temperature=0.7), "sampled"),
-        (asked(AGAIN, Message(role="user", content="Hi"), Message(role="assistant", content="Hi")), "turns"),
-        (asked(AGAIN, tools=[Tool(type="function", function=Function(name="weather"))]), "tools"),
+        (asked(AGAIN, before=TALK), "turns"),
+        (asked(AGAIN, tools=TOOLS), "tools"),
         (asked("x" * 501), "long"),
         (asked(" "), "empty"),
     ],
-    ids=["sampled", "turns", "tools", "long", "empty"],
+    ids=["turns", "tools", "long", "empty"],
 )
 async def test_what_depends_on_more_is_not_compared(
     gateway: Gateway, engine: Engine, job: GenerationJob, reason: str
@@ -112,6 +117,43 @@ async def test_what_depends_on_more_is_not_compared(
     await gateway.ask(caller(1, policy=CachePolicy(mode="semantic", sampled=True)), engine, job)
     assert looked(gateway, "bypass", reason) == 1
     assert gateway.plans.asked == []
+
+
+@pytest.mark.parametrize(
+    ("policy", "job"),
+    [
+        (CachePolicy(turns=True), partial(asked, before=TALK)),
+        (CachePolicy(tools=True), partial(asked, tools=TOOLS)),
+        (CachePolicy(turns=True, tools=True), partial(asked, before=TALK, tools=TOOLS)),
+        (CachePolicy(sampled=True), partial(asked, temperature=0.7)),
+    ],
+    ids=["turns", "tools", "both", "sampled"],
+)
+async def test_more_is_compared_where_that_was_chosen(
+    gateway: Gateway, engine: Engine, policy: CachePolicy, job: Callable[[str], GenerationJob]
+) -> None:
+    chosen = msgspec.structs.replace(policy, mode="semantic")
+    for number, (tenant, key, expected) in enumerate(
+        [
+            (SEMANTIC, SEMANTIC, {"miss", "bypass"}),
+            (SEMANTIC, chosen, {"hit-semantic"}),
+            (chosen, SEMANTIC, {"hit-semantic"}),
+            (msgspec.structs.replace(chosen, **dict.fromkeys(SAID, False)), chosen, {"miss", "bypass"}),
+        ]
+    ):
+        found = [caller(2 * number + one, tenant=f"t{number}", policy=tenant, key=key) for one in range(2)]
+        for one, text in zip(found, (FIRST, AGAIN), strict=True):
+            await gateway.ask(one, engine, job(text))
+        assert found[1].cache in expected
+
+
+async def test_what_was_said_before_must_be_the_same(gateway: Gateway, engine: Engine) -> None:
+    policy = CachePolicy(mode="semantic", turns=True)
+    other = (TALK[0], Message(role="assistant", content="Hello!"))
+    calls = [caller(number, policy=policy) for number in range(3)]
+    for one, text, before in zip(calls, (FIRST, AGAIN, AGAIN), (TALK, other, TALK), strict=True):
+        await gateway.ask(one, engine, asked(text, before=before))
+    assert [one.cache for one in calls] == ["miss", "miss", "hit-semantic"]
 
 
 async def test_an_unknown_encoder_compares_nothing(redis: Redis, where: str, engine: Engine) -> None:
@@ -295,7 +337,7 @@ async def test_nobody_gets_what_was_told_elsewhere(url: str, where: str, request
             mark = b'{"index":0,"text":"%s","finish_reason":"stop"}' % rest.encode()
             before = [] if one["system"] is None else [Message(role="system", content=one["system"])]
             change = {} if one["change"] is None else {one["change"]: CHANGES[one["change"]]}
-            job = asked(one["text"], *before, **change)
+            job = asked(one["text"], before=before, **change)
             job = replace(
                 job,
                 prompts=[
