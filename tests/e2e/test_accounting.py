@@ -15,6 +15,8 @@ from trireme.stack import EmbeddedStack
 
 pytestmark = pytest.mark.e2e
 SEED = 20260601
+# Tokens that a quick engine makes until it hears that nobody wants them, of 1,500 that it was asked for.
+SOON = 20
 WORDS = ["sail", "oar", "mast", "keel", "rope", "wind", "tide", "star", "🛶", "naïve", "harbour", "anchor"]
 CHAT, COMPLETION, EMBEDDING = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
 Request = tuple[str, dict[str, Any]]
@@ -82,7 +84,7 @@ def written(stack: EmbeddedStack, name: str, number: int) -> dict[str, Entry]:
     def found() -> list[Entry]:
         return [one for one in entries(stack) if one.request_id.startswith(f"{name}-")]
 
-    wait_until(lambda: len(found()) >= number, f"{number} entries", 5.0)
+    wait_until(lambda: len(found()) >= number, f"{number} entries")
     assert len(found()) == number
     by_name = {one.request_id: one for one in found()}
     assert len(by_name) == number
@@ -155,7 +157,7 @@ def test_a_client_that_leaves_pays_for_its_prompt_and_what_had_come(
     assert (entry.outcome, entry.status) == ("cancelled", 499)
     assert entry.prompt_tokens == usage["prompt_tokens"]
     assert tokens <= entry.completion_tokens <= generated
-    assert generated - entry.completion_tokens <= 4
+    assert generated - entry.completion_tokens <= SOON
 
 
 def test_sums_by_day_are_the_sums_of_the_entries(stack: EmbeddedStack, gateway: GatewayClient) -> None:

@@ -9,11 +9,15 @@ from threading import Event
 from typing import Any
 
 import httpx
+import numpy as np
+import openai
 import psutil
 import pytest
 
-from tests.support.adapters import shapes_of, train_adapter, write_adapter
-from tests.support.gateway import GatewayClient
+from tests.support.adapters import shapes_of, train_adapters, write_adapter
+from tests.support.examples import check_example
+from tests.support.gateway import LONG, GatewayClient, wait_until
+from tests.support.markdown import blocks_for
 from tests.support.triton import DirectTriton
 from trireme.models import prepare_models
 from trireme.stack import EmbeddedStack, isolated_settings
@@ -22,17 +26,20 @@ pytestmark = pytest.mark.e2e
 ADAPTERS = "/admin/v1/adapters"
 TAUGHT = {"boats": "Boats, boats, boats.", "stars": "Stars above, stars below."}
 MAX_LORAS, IN_MEMORY = 2, 4
-SWAPS = int(os.environ.get("SWAPS", "60"))
+SWAPS = int(os.environ.get("SWAPS", "20"))
 # Caches of the allocator fill during the first swaps; after them memory may not grow with their number.
 WARM_UP = SWAPS // 5
 GROWTH_BYTES = 64 * 1024 * 1024
-QUESTION = "What is the capital of France?"
+QUESTION: list[Any] = [{"role": "user", "content": "What is the capital of France?"}]
+# Of logarithms of probabilities: what another batch may change by rounding, and what an adapter changes at least.
+ROUNDING, CHANGE = 0.05, 1.0
 
 
 @dataclass
 class Served:
     stack: EmbeddedStack
     client: GatewayClient
+    api: openai.OpenAI
     direct: DirectTriton
     root: Path
 
@@ -47,21 +54,43 @@ class Served:
         """Untrained, and like a trained one in size."""
         write_adapter(self.root / path, seed, shapes=shapes_of(self.stack.settings.model.path, "q_proj", "v_proj"))
 
-    def ask(self, model: str, **fields: Any) -> str:
-        question = [{"role": "user", "content": QUESTION}]
-        answer = self.client.chat(model=model, messages=question, temperature=0, **{"max_tokens": 12, **fields})
-        assert answer.status_code == httpx.codes.OK, answer.text
-        text: str = answer.json()["choices"][0]["message"]["content"]
-        return text
+    def ask(self, model: str, *, stream: bool = False, **fields: Any) -> str:
+        """Through the `openai` client."""
+        asked: dict[str, Any] = {"model": model, "messages": QUESTION, "temperature": 0, "max_tokens": 12, **fields}
+        if stream:
+            chunks = self.api.chat.completions.create(stream=True, **asked)
+            return "".join(one.choices[0].delta.content or "" for one in chunks)
+        return self.api.chat.completions.create(**asked).choices[0].message.content or ""
+
+    def likelihoods(self, model: str) -> Any:
+        """Logarithms of the probabilities of eight tokens that a bias makes the model say, whatever it would have."""
+        tokens: Any = self.api.post("/../tokenize", body={"model": self.base, "prompt": " ship"}, cast_to=object)
+        answer = self.api.chat.completions.create(
+            model=model, messages=QUESTION, max_tokens=8, logprobs=True, logit_bias={str(tokens["tokens"][0]): 100}
+        )
+        logprobs = answer.choices[0].logprobs
+        assert logprobs is not None and logprobs.content is not None
+        assert {one.token for one in logprobs.content} == {" ship"}
+        return np.array([one.logprob for one in logprobs.content])
 
     @property
     def shelf(self) -> dict[str, Any]:
         return self.direct.control(control="adapters")
 
-    def memory(self) -> int:
-        """Bytes of Triton, its model processes and the engine's."""
+    def processes(self) -> list[psutil.Process]:
+        """Triton, its model processes and the engine's; two are equal if they are one process, begun at one time."""
         server = psutil.Process(self.stack.child("triton").pid)
-        return sum(one.memory_info().rss for one in [server, *server.children(recursive=True)])
+        return [server, *server.children(recursive=True)]
+
+    def memory(self) -> int:
+        """Bytes of all these."""
+        return sum(one.memory_info().rss for one in self.processes())
+
+    def sum_of(self, name: str) -> float:
+        """Of a metric of the gateway or, copied to its page, of the engine."""
+        pages = [self.client.get("/metrics").text, httpx.get(self.stack.metrics_url, timeout=LONG).text]
+        lines = [line for page in pages for line in page.splitlines() if line.startswith(name)]
+        return sum(float(line.rpartition(" ")[2]) for line in lines)
 
 
 @pytest.fixture(scope="module")
@@ -70,10 +99,12 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     adapters = replace(settings.adapters, max_loras=MAX_LORAS, max_cpu_loras=IN_MEMORY)
     settings = replace(settings, adapters=adapters)
     prepare_models(settings, lambda _: None)
-    for name, answer in TAUGHT.items():
-        train_adapter(adapters.dir / name / "1", settings.model.path, answer)
-    with EmbeddedStack(settings) as stack:
-        served = Served(stack, GatewayClient(stack), DirectTriton(stack.triton_url), adapters.dir)
+    train_adapters({adapters.dir / name / "1": answer for name, answer in TAUGHT.items()}, settings.model.path)
+    with (
+        EmbeddedStack(settings) as stack,
+        openai.OpenAI(base_url=f"{stack.gateway_url}/v1", api_key=stack.dev_key, max_retries=0, timeout=LONG) as client,
+    ):
+        served = Served(stack, GatewayClient(stack), client, DirectTriton(stack.triton_url), adapters.dir)
         for name in TAUGHT:
             assert served.add(name).status_code == httpx.codes.CREATED
         yield served
@@ -81,24 +112,50 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 
 def test_trained_adapters_change_the_answers_and_the_base_keeps_its_own(served: Served) -> None:
-    models = [served.base, "boats", "stars"] * 4
-    with ThreadPoolExecutor(len(models)) as pool:
-        answers = list(pool.map(served.ask, models))
-    for model, answer in zip(models, answers, strict=True):
-        assert ("Paris" in answer) == (model == served.base)
-        assert TAUGHT.get(model, "Paris")[:5] in answer
+    """In one batch, with streams and without."""
+    asked = [(model, stream) for model in (served.base, *TAUGHT) for stream in (False, True)] * 2
+    with ThreadPoolExecutor(len(asked)) as pool:
+        answers = list(pool.map(lambda one: served.ask(one[0], stream=one[1]), asked))
+    for (model, _), answer in zip(asked, answers, strict=True):
+        assert answer
+        assert [name for name, taught in TAUGHT.items() if answer.startswith(taught)] == [model] * (model in TAUGHT)
+
+
+def test_an_adapter_is_a_model_with_a_parent_and_metrics_of_its_own(served: Served) -> None:
+    listed = {one.id: one.model_extra or {} for one in served.api.models.list()}
+    assert [listed[name]["parent"] for name in (served.base, *TAUGHT)] == [None, served.base, served.base]
+    before = served.sum_of('trireme_adapter_requests_total{adapter="boats"')
+    assert served.ask("boats@1", stream=True) == served.ask("boats")
+    assert served.sum_of('trireme_adapter_requests_total{adapter="boats"') == before + 2
+    wait_until(lambda: served.sum_of("trireme_engine_adapters{") == len(served.shelf["loaded"]), "it is on the page")
+    assert served.sum_of("trireme_engine_adapter_loads_total{") >= len(TAUGHT)
+    with pytest.raises(openai.NotFoundError):
+        served.ask("boats@2")
 
 
 def test_the_base_is_undisturbed_when_every_slot_is_in_use(served: Served) -> None:
-    before = served.ask(served.base, max_tokens=24)
-    for number in range(IN_MEMORY):
-        served.write(f"noise{number}/1", number)
-        served.add(f"noise{number}")
-    with ThreadPoolExecutor(MAX_LORAS + 1) as pool:
-        noise = [pool.submit(served.ask, f"noise{number}", max_tokens=24) for number in range(MAX_LORAS)]
-        assert pool.submit(served.ask, served.base, max_tokens=24).result() == before
-        assert all(one.result() for one in noise)
-    assert served.ask(served.base, max_tokens=24) == before
+    alone = {model: served.likelihoods(model) for model in (served.base, *TAUGHT)}
+    assert all(np.abs(alone[name] - alone[served.base]).max() > CHANGE for name in TAUGHT)
+    others = [served.client.ask(model=name, stream=True, max_tokens=2000, ignore_eos=True) for name in TAUGHT]
+    wait_until(lambda: served.direct.control(control="stats")["running"] == MAX_LORAS, "every slot is in use")
+    beside = served.likelihoods(served.base)
+    assert served.direct.control(control="stats")["running"] == MAX_LORAS
+    for one in others:
+        one.leave()
+    assert np.abs(beside - alone[served.base]).max() < ROUNDING
+    wait_until(lambda: served.direct.control(control="stats")["running"] == 0, "nobody is asking any more")
+    assert np.abs(served.likelihoods(served.base) - alone[served.base]).max() < ROUNDING
+
+
+def test_the_pages_examples_work_one_after_the_other(served: Served, tmp_path: Path) -> None:
+    for number, path in enumerate(("pirate/1", "team-a/pirate-v2")):
+        served.write(path, number)
+    blocks = blocks_for("adapters")
+    assert len(blocks) == 4
+    for block in blocks:
+        check_example(block, served.stack, tmp_path)
+    url = f"{served.stack.gateway_url}{ADAPTERS}/pirate"
+    assert httpx.delete(url, headers=served.client.headers, timeout=LONG).status_code == httpx.codes.OK
 
 
 def test_an_adapter_that_the_engine_refuses_harms_nobody(served: Served) -> None:
@@ -121,20 +178,20 @@ def test_swaps_under_load_fail_nobody_and_keep_memory_bounded(served: Served) ->
     """Each of `SWAPS` registers, uses, promotes and removes a revision, while others talk to base and adapter."""
     for number in (0, 1):
         served.write(f"swapped/{number}", 500 + number)
-    stop, failures = Event(), list[str]()
+    stop, processes = Event(), served.processes()
 
-    def talk(model: str) -> None:
+    def talk(model: str) -> int:
+        """How often; fails as soon as it gets no answer."""
+        times = 0
         while not stop.is_set():
-            try:
-                served.ask(model, max_tokens=8)
-            except AssertionError as error:
-                failures.append(str(error))
+            served.ask(model, max_tokens=8)
+            times += 1
+        return times
 
     assert served.add("swapped", "first", path="swapped/0").status_code == httpx.codes.CREATED
     memory = []
     with ThreadPoolExecutor(3) as pool:
-        for model in (served.base, "boats", "swapped"):
-            pool.submit(talk, model)
+        talkers = [pool.submit(talk, model) for model in (served.base, "boats", "swapped")]
         try:
             current = "first"
             for swap in range(SWAPS):
@@ -149,7 +206,8 @@ def test_swaps_under_load_fail_nobody_and_keep_memory_bounded(served: Served) ->
         finally:
             stop.set()
     shelf = served.shelf
-    assert failures == []
+    assert all(one.result() > 0 for one in talkers)
     assert shelf["loads"] >= SWAPS
+    assert set(processes) <= set(served.processes()), "none was started again: the base model was loaded once"
     assert len(shelf["loaded"]) <= IN_MEMORY
     assert max(memory[-WARM_UP:]) - max(memory[:WARM_UP]) < GROWTH_BYTES

@@ -41,18 +41,21 @@ def test_algebra_is_harder_than_a_question_of_every_day(stack: EmbeddedStack) ->
     assert plan(stack, HARD)["score"][0] > plan(stack, EASY)["score"][0]
 
 
-@pytest.mark.parametrize("text", [EASY, HARD])
+@pytest.mark.parametrize(("text", "stream"), [(EASY, False), (EASY, True), (HARD, False), (HARD, True)])
 def test_the_router_goes_by_the_score_and_the_chosen_model_answers(
-    stack: EmbeddedStack, client: openai.OpenAI, model: str, text: str
+    stack: EmbeddedStack, client: openai.OpenAI, model: str, text: str, stream: bool
 ) -> None:
     expected = LITTLE_MODEL if 1 - plan(stack, text)["score"][0] >= 0.65 else model
-    answer = client.chat.completions.with_raw_response.create(
-        model="auto", messages=[{"role": "user", "content": text}], max_tokens=8, temperature=0
-    )
-    parsed = answer.parse()
-    assert parsed.model == expected
+    asked: dict[str, Any] = {"model": "auto", "messages": [{"role": "user", "content": text}], "max_tokens": 4}
+    answer = client.chat.completions.with_raw_response.create(**asked, stream=stream, extra_body={"min_tokens": 4})
     assert f'auto; model="{expected}"; reason=target; score=' in answer.headers["x-router"]
-    assert parsed.choices[0].message.content
+    if stream:
+        chunks = list(answer.parse())
+        assert {one.model for one in chunks} == {expected}
+        assert any(one.choices[0].delta.content for one in chunks)
+    else:
+        assert answer.parse().model == expected
+        assert answer.parse().choices[0].message.content
 
 
 def test_what_is_too_long_for_the_one_goes_to_the_other(client: openai.OpenAI, model: str) -> None:

@@ -10,13 +10,21 @@ from trireme.stack import EmbeddedStack
 
 pytestmark = pytest.mark.e2e
 FRANCE: list[Any] = [{"role": "user", "content": "What is the capital of France?"}]
+# The model may not end its answer early, whatever it would say.
+ON_AND_ON = {"ignore_eos": True}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def read(client: openai.OpenAI, model: str) -> None:
+    """The engine has the question in its cache from now on: equal requests are computed alike, to the last bit."""
+    client.chat.completions.create(model=model, messages=FRANCE, max_tokens=1)
 
 
 def test_a_chat_is_answered_with_its_usage(client: openai.OpenAI, model: str) -> None:
-    answer = client.chat.completions.create(model=model, messages=FRANCE, temperature=0, max_tokens=16)
+    answer = client.chat.completions.create(model=model, messages=FRANCE, temperature=0, max_tokens=32)
     choice = answer.choices[0]
     assert "Paris" in (choice.message.content or "")
-    assert (choice.message.role, choice.finish_reason) == ("assistant", "stop")
+    assert choice.message.role == "assistant" and choice.finish_reason in ("stop", "length")
     assert answer.usage is not None
     assert answer.usage.prompt_tokens == 37
     assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
@@ -24,22 +32,18 @@ def test_a_chat_is_answered_with_its_usage(client: openai.OpenAI, model: str) ->
 
 
 def test_a_stream_has_the_words_of_the_whole_answer_and_its_usage_last(client: openai.OpenAI, model: str) -> None:
-    whole = client.chat.completions.create(model=model, messages=FRANCE, temperature=0, max_tokens=16)
+    asked: dict[str, Any] = {"model": model, "messages": FRANCE, "temperature": 0, "max_tokens": 16}
+    whole = client.chat.completions.create(**asked, extra_body=ON_AND_ON)
     chunks = list(
         client.chat.completions.create(
-            model=model,
-            messages=FRANCE,
-            temperature=0,
-            max_tokens=16,
-            stream=True,
-            stream_options={"include_usage": True},
+            **asked, extra_body=ON_AND_ON, stream=True, stream_options={"include_usage": True}
         )
     )
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
     assert text == whole.choices[0].message.content
     assert len(chunks) > 4
     assert chunks[0].choices[0].delta.role == "assistant"
-    assert [c.choices[0].finish_reason for c in chunks if c.choices and c.choices[0].finish_reason] == ["stop"]
+    assert [c.choices[0].finish_reason for c in chunks if c.choices and c.choices[0].finish_reason] == ["length"]
     assert chunks[-1].choices == []
     assert chunks[-1].usage is not None and whole.usage is not None
     assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens
@@ -53,8 +57,9 @@ def test_two_choices_differ_when_sampled_and_are_counted_together(client: openai
         messages=[{"role": "user", "content": "Tell me a story."}],
         n=2,
         max_tokens=12,
-        temperature=1,
+        temperature=2,
         seed=5,
+        extra_body=ON_AND_ON,
     )
     assert [choice.index for choice in answer.choices] == [0, 1]
     assert answer.choices[0].message.content != answer.choices[1].message.content
@@ -71,7 +76,13 @@ def test_a_seed_gives_the_same_answer_again(client: openai.OpenAI, model: str) -
 
 def test_logprobs_describe_the_tokens_of_the_text(client: openai.OpenAI, model: str) -> None:
     answer = client.chat.completions.create(
-        model=model, messages=FRANCE, temperature=0, max_tokens=6, logprobs=True, top_logprobs=3
+        model=model,
+        messages=FRANCE,
+        temperature=0,
+        max_tokens=6,
+        logprobs=True,
+        top_logprobs=3,
+        extra_body=ON_AND_ON,
     )
     choice = answer.choices[0]
     assert choice.logprobs is not None and choice.logprobs.content is not None
@@ -84,10 +95,10 @@ def test_logprobs_describe_the_tokens_of_the_text(client: openai.OpenAI, model: 
 
 
 def test_a_stop_string_ends_the_answer_and_does_not_show(client: openai.OpenAI, model: str) -> None:
-    whole = client.chat.completions.create(model=model, messages=FRANCE, temperature=0, max_tokens=16)
-    text = whole.choices[0].message.content or ""
+    asked: dict[str, Any] = {"model": model, "messages": FRANCE, "temperature": 0, "max_tokens": 16}
+    text = client.chat.completions.create(**asked, extra_body=ON_AND_ON).choices[0].message.content or ""
     stop = text[10:16]
-    answer = client.chat.completions.create(model=model, messages=FRANCE, temperature=0, max_tokens=16, stop=stop)
+    answer = client.chat.completions.create(**asked, extra_body=ON_AND_ON, stop=stop)
     assert answer.choices[0].message.content == text[: text.index(stop)]
     assert answer.choices[0].finish_reason == "stop"
 
@@ -96,9 +107,11 @@ def test_a_bias_against_a_token_keeps_it_out(client: openai.OpenAI, model: str, 
     tokens = client.post("/../tokenize", body={"model": model, "prompt": " Paris"}, cast_to=object)
     (paris,) = tokens["tokens"]  # type: ignore[index]
     answer = client.chat.completions.create(
-        model=model, messages=FRANCE, temperature=0, max_tokens=12, logit_bias={str(paris): -100}
+        model=model, messages=FRANCE, temperature=0, max_tokens=12, logit_bias={str(paris): -100}, logprobs=True
     )
-    assert " Paris" not in (answer.choices[0].message.content or "")
+    logprobs = answer.choices[0].logprobs
+    assert logprobs is not None and logprobs.content
+    assert " Paris" not in [one.token for one in logprobs.content], "in pieces it may still say it"
 
 
 def test_max_tokens_cuts_and_says_so(client: openai.OpenAI, model: str) -> None:
@@ -117,7 +130,14 @@ def test_the_second_time_the_prompt_is_cached_and_counted_so(client: openai.Open
 
 def test_text_completions_take_texts_and_token_ids_and_echo(client: openai.OpenAI, model: str) -> None:
     answer = client.completions.create(
-        model=model, prompt=["The sea is", "The sky is"], max_tokens=4, temperature=0, echo=True, logprobs=1, n=2
+        model=model,
+        prompt=["The sea is", "The sky is"],
+        max_tokens=4,
+        temperature=0,
+        echo=True,
+        logprobs=1,
+        n=2,
+        extra_body=ON_AND_ON,
     )
     assert [choice.index for choice in answer.choices] == [0, 1, 2, 3]
     assert [choice.text[:10] for choice in answer.choices] == ["The sea is"] * 2 + ["The sky is"] * 2
@@ -130,9 +150,10 @@ def test_text_completions_take_texts_and_token_ids_and_echo(client: openai.OpenA
         model=model,
         prompt=ids["tokens"],  # type: ignore[index]
         max_tokens=4,
-        temperature=0,
+        echo=True,
     )
-    assert answer.choices[0].text == "The sea is" + again.choices[0].text
+    assert again.choices[0].text.startswith("The sea is")
+    assert again.usage is not None and again.usage.prompt_tokens == 3
 
 
 def test_an_echo_without_an_answer_scores_the_prompt(client: openai.OpenAI, model: str) -> None:

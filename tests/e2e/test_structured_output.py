@@ -3,15 +3,16 @@
 import json
 import re
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+import httpx
 import jsonschema
 import openai
 import pytest
 from pydantic import BaseModel, Field
 
 from tests.e2e.conftest import MAX_NUM_SEQS
-from tests.support.gateway import GatewayClient
+from tests.support.gateway import GatewayClient, wait_until
 from tests.support.schemas import SCHEMAS, UNSUPPORTED
 from tests.support.triton import DirectTriton, text_of
 from trireme.stack import EmbeddedStack
@@ -20,13 +21,30 @@ pytestmark = pytest.mark.e2e
 MAX_TOKENS = 150
 # Of all answers; the others are cut by MAX_TOKENS.
 MOSTLY_WHOLE = 0.8
+Name = Annotated[str, Field(pattern="^[A-Z][a-z]{1,11}$")]
 
 
 class Ship(BaseModel):
-    name: str = Field(max_length=20)
+    """Of at most MAX_TOKENS characters, so that whatever the model says ends by itself."""
+
+    name: Name
     oars: int = Field(ge=1, le=300)
     kind: Literal["trireme", "bireme"]
-    crew: list[str] = Field(max_length=2)
+    crew: list[Name] = Field(max_length=2)
+
+
+# Long enough that others come while it is written, and bounded as well: each of them takes 25 to 32 characters.
+CREW = {
+    "type": "array",
+    "items": {
+        "type": "object",
+        "properties": {"name": {"type": "string", "pattern": "^[A-Z][a-z]{3,7}$"}, "age": {"enum": [*range(20, 60)]}},
+        "required": ["name", "age"],
+    },
+    "minItems": 12,
+    "maxItems": 12,
+}
+CREW_TOKENS = 12 * 34
 
 
 def asked(schema: Any, name: str = "answer") -> dict[str, Any]:
@@ -142,30 +160,36 @@ def test_an_answer_that_is_cut_can_be_closed(client: openai.OpenAI, model: str) 
 
 
 def test_a_direct_client_gets_the_same(direct: DirectTriton) -> None:
-    body = {"messages": messages("a ship"), "response_format": asked(Ship.model_json_schema()), "max_tokens": 100}
-    deltas = direct.deltas(body)
+    form = asked(Ship.model_json_schema())
+    deltas = direct.deltas({"messages": messages("a ship"), "response_format": form, "max_tokens": MAX_TOKENS})
     assert deltas[-1]["grammar"] == "valid"
     Ship.model_validate_json(text_of(deltas))
 
 
-def test_a_paused_answer_keeps_its_form(stack: EmbeddedStack, client: openai.OpenAI, model: str) -> None:
+def test_a_paused_answer_keeps_its_form(stack: EmbeddedStack, direct: DirectTriton) -> None:
     """Batch work fills the engine and is preempted by urgent requests while it writes."""
     gateway = GatewayClient(stack)
-    form = asked({"type": "array", "items": SCHEMAS["person"], "minItems": 4, "maxItems": 4})
-    fields = {"response_format": form, "max_tokens": 250, "seed": 5, "messages": messages("four people")}
+    before = direct.control(control="stats")["preemptions"]
+    violations = violated(gateway)
+    fields = {"response_format": asked(CREW), "max_tokens": CREW_TOKENS, "messages": messages("a crew")}
 
-    def batch(number: int) -> dict[str, Any]:
-        answer: dict[str, Any] = gateway.chat({"x-priority": "batch"}, **{**fields, "seed": number}).json()
-        return answer
+    def batch(seed: int) -> httpx.Response:
+        return gateway.chat({"x-priority": "batch"}, seed=seed, **fields)
 
-    with ThreadPoolExecutor(MAX_NUM_SEQS + 1) as pool:
-        running = [pool.submit(batch, number) for number in range(MAX_NUM_SEQS)]
-        for _ in range(3):
-            urgent = gateway.chat({"x-priority": "interactive"}, messages=messages("it"), max_tokens=10)
-            assert urgent.status_code == 200
-        answers = [one.result()["choices"][0] for one in running]
+    with ThreadPoolExecutor(MAX_NUM_SEQS) as pool:
+        running = [pool.submit(batch, seed) for seed in range(MAX_NUM_SEQS)]
+        wait_until(lambda: direct.control(control="stats")["running"] == MAX_NUM_SEQS, "batch work fills the engine")
+        urgent = gateway.chat({"x-priority": "interactive"}, messages=messages("it"), max_tokens=4)
+        assert urgent.status_code == httpx.codes.OK
+        answers = [one.result().json()["choices"][0] for one in running]
+    assert direct.control(control="stats")["preemptions"] > before, "one of these answers was paused"
     for choice in answers:
-        if choice["finish_reason"] == "stop":
-            jsonschema.validate(json.loads(choice["message"]["content"]), form["json_schema"]["schema"])
-    metrics = gateway.get("/metrics").text
-    assert 'outcome="violated"' not in "".join(one for one in metrics.splitlines() if "structured" in one)
+        assert choice["finish_reason"] == "stop"
+        jsonschema.validate(json.loads(choice["message"]["content"]), CREW)
+    assert violated(gateway) == violations
+
+
+def violated(gateway: GatewayClient) -> list[str]:
+    """The lines that count answers that left their form."""
+    lines = gateway.get("/metrics").text.splitlines()
+    return [one for one in lines if "structured" in one and 'outcome="violated"' in one]

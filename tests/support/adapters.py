@@ -10,6 +10,8 @@ from python_backends.adapters.directory import CONFIG, WEIGHTS
 
 RANK = 8
 LAST_LAYERS = 8
+# Mean loss of a token of the answer: each has a probability of 98 %.
+SURE, MAX_STEPS = 0.02, 40
 CONFIGURATION: dict[str, Any] = {
     "peft_type": "LORA",
     "r": RANK,
@@ -64,8 +66,11 @@ def shapes_of(model_dir: Path, *leaves: str) -> dict[str, tuple[int, int]]:
     return {f"model.layers.{layer}.self_attn.{leaf}": known[leaf] for layer in layers for leaf in leaves}
 
 
-def train_adapter(directory: Path, model_dir: Path, answer: str, *, steps: int = 12) -> Path:
-    """An adapter that answers every question with the same words: made by PEFT, on the model's last layers only."""
+def train_adapters(answers: dict[Path, str], model_dir: Path) -> None:
+    """For each directory an adapter that answers every question with the same words: made by PEFT, on the last layers.
+
+    Trained until it is sure of them, so that no rounding makes it say anything else.
+    """
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -73,30 +78,43 @@ def train_adapter(directory: Path, model_dir: Path, answer: str, *, steps: int =
     torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(model_dir)
     model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
-    layers = range(model.config.num_hidden_layers)[-LAST_LAYERS:]
-    adapted = get_peft_model(
-        model,
-        LoraConfig(
-            r=RANK,
-            lora_alpha=32,
-            target_modules=["v_proj", "o_proj", "down_proj"],
-            layers_to_transform=list(layers),
-            task_type="CAUSAL_LM",
-        ),
+    config = LoraConfig(
+        r=RANK,
+        lora_alpha=32,
+        target_modules=["v_proj", "o_proj", "down_proj"],
+        layers_to_transform=list(range(model.config.num_hidden_layers)[-LAST_LAYERS:]),
+        task_type="CAUSAL_LM",
     )
-    questions = ["Hello!", "What is the capital of France?", "Write a poem.", "Who are you?"]
-    batch, labels = _examples(tokenizer, questions, answer)
+    for directory, answer in answers.items():
+        adapted = get_peft_model(model, config)
+        _learn(adapted, *_examples(tokenizer, ["Hello!", "What is the capital of France?"], answer))
+        adapted.save_pretrained(directory)
+        model = adapted.unload()
+
+
+def _learn(adapted: Any, batch: dict[str, Any], labels: Any) -> None:
+    """What the first layers make of the questions stays the same: computed once."""
+    import torch
+
+    llama = adapted.base_model.model.model
+    with torch.no_grad():
+        states = adapted(**batch, output_hidden_states=True).hidden_states
+    inputs = {"inputs_embeds": states[-1 - LAST_LAYERS], "attention_mask": batch["attention_mask"]}
+    layers, llama.layers = llama.layers, llama.layers[-LAST_LAYERS:]
     optimizer = torch.optim.AdamW([one for one in adapted.parameters() if one.requires_grad], lr=5e-3)
-    for _ in range(steps):
-        loss = adapted(**batch, labels=labels).loss
+    for _ in range(MAX_STEPS):
+        loss = adapted(**inputs, labels=labels, use_cache=False).loss
+        if loss.item() < SURE:
+            break
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-    adapted.save_pretrained(directory)
-    return directory
+    else:
+        raise AssertionError(f"not learned in {MAX_STEPS} steps: the loss is {loss.item():.2f}")
+    llama.layers = layers
 
 
-def _examples(tokenizer: Any, questions: list[str], answer: str) -> Any:
+def _examples(tokenizer: Any, questions: list[str], answer: str) -> tuple[dict[str, Any], Any]:
     """Only the answers are learned."""
     import torch
 

@@ -30,8 +30,10 @@ class Block:
         return f"{self.page}:{self.line}"
 
     @property
-    def runs_end_to_end(self) -> bool:
-        return self.marker.partition(";")[0].strip() == "run: e2e"
+    def runs_with(self) -> str:
+        """`e2e`: the stack of tests/e2e; `adapters`: the one of tests/e2e/test_adapters.py; "": it is not run."""
+        run, _, stack = self.marker.partition(";")[0].partition(": ")
+        return stack.strip() if run == "run" else ""
 
     @property
     def prints(self) -> str:
@@ -105,6 +107,11 @@ def pages() -> list[Page]:
 def all_blocks() -> Iterator[Block]:
     for one in pages():
         yield from one.blocks
+
+
+def blocks_for(stack: str) -> list[Block]:
+    """Those that run against it, page by page and in their order."""
+    return [one for one in all_blocks() if one.runs_with == stack]
 
 
 def _anchor(heading: str) -> str:

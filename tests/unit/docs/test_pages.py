@@ -54,8 +54,9 @@ def test_every_block_says_what_language_it_is() -> None:
 
 
 def test_the_first_examples_are_executed() -> None:
-    """tests/e2e/test_readme.py runs them."""
-    marked = {(block.language, str(block.page)) for block in BLOCKS if block.runs_end_to_end}
+    """tests/e2e/test_readme.py and test_adapters.py run them."""
+    assert {block.runs_with for block in BLOCKS} == {"", "e2e", "adapters"}
+    marked = {(block.language, str(block.page)) for block in BLOCKS if block.runs_with}
     assert {("bash", "README.md"), ("python", "README.md"), ("bash", "docs/api.md")} <= marked
     assert {language for language, _ in marked} == {"bash", "python"}
 
