@@ -99,12 +99,15 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     adapters = replace(settings.adapters, max_loras=MAX_LORAS, max_cpu_loras=IN_MEMORY)
     settings = replace(settings, adapters=adapters)
     prepare_models(settings, lambda _: None)
-    train_adapters({adapters.dir / name / "1": answer for name, answer in TAUGHT.items()}, settings.model.path)
+    lessons = {adapters.dir / name / "1": answer for name, answer in TAUGHT.items()}
+    # Beside the start of the engine, which leaves a core to it.
+    learned = ThreadPoolExecutor(1).submit(train_adapters, lessons, settings.model.path)
     with (
         EmbeddedStack(settings) as stack,
         openai.OpenAI(base_url=f"{stack.gateway_url}/v1", api_key=stack.dev_key, max_retries=0, timeout=LONG) as client,
     ):
         served = Served(stack, GatewayClient(stack), client, DirectTriton(stack.triton_url), adapters.dir)
+        learned.result()
         for name in TAUGHT:
             assert served.add(name).status_code == httpx.codes.CREATED
         yield served
