@@ -22,6 +22,7 @@ from trireme.settings import LOOPBACK, ROOT, Settings
 from trireme.supervisor import ChildSpec
 from trireme.triton import (
     adapter_environment,
+    added_versions,
     assemble_backends,
     inherited_environment,
     temporary_directory,
@@ -68,6 +69,7 @@ def triton_part(settings: Settings) -> ChildSpec:
         is_ready=lambda: probes.http_ok(LOOPBACK, port, "/v2/health/ready"),
         start_timeout=300.0,
         stop_by=8.0,
+        late_argv=lambda: added_versions(settings, repository),
         is_alive=EngineLiveness(settings) if settings.loads("chat") else None,
     )
 

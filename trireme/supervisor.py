@@ -37,6 +37,7 @@ class ChildSpec:
     is_ready: Callable[[], bool]
     start_timeout: float  # s; a model server that loads its models needs long
     stop_by: float  # s after the beginning of the shutdown; later than that it is killed
+    late_argv: Callable[[], Sequence[str]] = tuple  # comes after `argv`; asked at each start, restarts too
     when_ready: Callable[[], None] = lambda: None  # called once, after the first start and before the next part's
     is_alive: Callable[[], bool] | None = None  # asked every `Supervision.probe_every` seconds while it is up
 
@@ -82,7 +83,8 @@ class Child:
 
     def launch(self, now: float) -> ChildProcess:
         """Start the program; nothing is known of the new run yet."""
-        self.process = ChildProcess(self.spec.argv, self.spec.environment, self.spec.log, self.spec.cwd)
+        spec = self.spec
+        self.process = ChildProcess((*spec.argv, *spec.late_argv()), spec.environment, spec.log, spec.cwd)
         self.restart = self.restart.started(now)
         self.liveness = Liveness(allowed=self.liveness.allowed)
         self.ready, self.probe = False, None

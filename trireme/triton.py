@@ -87,11 +87,16 @@ def triton_command(settings: Settings, backends: Path, repository: Repository) -
         "metrics-address": LOOPBACK,
         "metrics-port": ports.triton_metrics,
     }
-    names = list(settings.triton_models)
-    if DEFAULT in names:
-        names += sorted({repository.ensemble(version) for version in repository.versions} - {DEFAULT})
-    models = [f"--load-model={name}" for name in names]
+    models = [f"--load-model={name}" for name in settings.triton_models]
     return [str(server), *(f"--{name}={value}" for name, value in flags.items()), *models]
+
+
+def added_versions(settings: Settings, repository: Repository) -> list[str]:
+    """Flags for the versions that there are by now, where models are named: `*` means them too."""
+    if DEFAULT not in settings.triton_models:
+        return []
+    there = {repository.ensemble(version) for version in repository.versions if version not in repository.unproven()}
+    return [f"--load-model={name}" for name in sorted(there - {DEFAULT})]
 
 
 def triton_environment(settings: Settings) -> dict[str, str]:

@@ -27,7 +27,7 @@ HEARTBEAT_S: Final = 5.0
 POLL_S: Final = 0.2
 QUICK_LOAD_S: Final = 60.0
 TOKEN_S: Final = 120.0
-# So long must an engine have had nothing to do: requests that gateways sent before they knew are there by then.
+# Requests that gateways sent before they knew are there by then.
 IDLE_S: Final = 2.0
 RESTART_S: Final = 60.0
 
@@ -56,7 +56,10 @@ class Row:
 
 
 class Versions:
-    """Of the model that clients call `model`. `say`: gets a line for each step. Raises TriremeError."""
+    """Of the model that clients call `model`. `say`: gets a line for each step. Raises TriremeError.
+
+    `idle_s`: so long must an engine have had nothing to do before it is unloaded.
+    """
 
     def __init__(
         self,
@@ -64,13 +67,16 @@ class Versions:
         server: Server,
         model: str,
         say: Callable[[str], None],
+        *,
         clock: Callable[[], float] = time.monotonic,
+        idle_s: float = IDLE_S,
     ) -> None:
         self._settings = settings
         self._server = server
         self._model = model
         self._say = say
         self._clock = clock
+        self._idle_s = idle_s
         self._repository = Repository(server.repository)
         self._triton = TritonControl(server.grpc)
 
@@ -187,7 +193,7 @@ class Versions:
                 idle_since = None
                 return False
             idle_since = idle_since or self._clock()
-            return self._clock() - idle_since >= IDLE_S
+            return self._clock() - idle_since >= self._idle_s
 
         self._say(f"version {version} gets nothing new; waiting for its last requests")
         self._wait(idle, "its last request ended", timeout_s)

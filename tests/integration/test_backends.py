@@ -22,7 +22,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.support.gateway import GatewayClient, events, wait_until
+from tests.support.gateway import GatewayClient, events, plain_http, wait_until
 from tests.support.ledger import entries
 from tests.support.proxy import FaultyProxy
 from trireme.restart import Backoff
@@ -185,7 +185,7 @@ def stall(fleet: Fleet) -> None:
     """It goes on telling that it is well."""
     order = {"request": json.dumps({"messages": [{"role": "user", "content": "hi"}], "max_tokens": 1})}
     url = f"{fleet.tritons['a'].triton_url}/v2/models/chat/generate_stream"
-    assert httpx.post(url, json={**order, "script_stall_ms": 60_000}, timeout=10).is_success
+    assert plain_http().post(url, json={**order, "script_stall_ms": 60_000}).is_success
 
 
 @pytest.mark.parametrize(
@@ -280,10 +280,8 @@ def test_a_backend_is_added_and_removed_under_load_without_a_lost_request(fleet:
         assert fleet.client.post(BACKENDS, body).status_code == 201
         assert fleet.client.post(BACKENDS, body).status_code == 409
         fleet.wait_for_work("c")
-        headers = fleet.client.headers
-        removed = httpx.delete(f"{fleet.front.gateway_url}{BACKENDS}/c", headers=headers, timeout=10)
-        assert removed.json() == {"id": "c", "deleted": True}
-        assert httpx.delete(f"{fleet.front.gateway_url}{BACKENDS}/a", headers=headers, timeout=10).status_code == 409
+        assert fleet.client.delete(f"{BACKENDS}/c").json() == {"id": "c", "deleted": True}
+        assert fleet.client.delete(f"{BACKENDS}/a").status_code == 409
         seen = len(answers)
         wait_until(lambda: len(answers) > seen + 20, "others go on")
     assert set(answers) == {SERVED}

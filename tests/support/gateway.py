@@ -5,6 +5,7 @@ import json
 import time
 import urllib.parse
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import httpx
@@ -12,6 +13,13 @@ import httpx
 from trireme.stack import EmbeddedStack
 
 LONG = 60.0
+
+
+@cache
+def plain_http() -> httpx.Client:
+    """For all requests, each on a connection of its own; another client each time would read all certificates anew."""
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
+    return httpx.Client(limits=limits, timeout=LONG)
 
 
 def wait_until(condition: Callable[[], bool], what: str, seconds: float = LONG) -> None:
@@ -36,10 +44,13 @@ class GatewayClient:
 
     def post(self, path: str, body: Any, headers: dict[str, str] | None = None) -> httpx.Response:
         url = f"{self._stack.gateway_url}{path}"
-        return httpx.post(url, json=body, headers={**self.headers, **(headers or {})}, timeout=LONG)
+        return plain_http().post(url, json=body, headers={**self.headers, **(headers or {})})
 
     def get(self, path: str) -> httpx.Response:
-        return httpx.get(f"{self._stack.gateway_url}{path}", headers=self.headers, timeout=LONG)
+        return plain_http().get(f"{self._stack.gateway_url}{path}", headers=self.headers)
+
+    def delete(self, path: str) -> httpx.Response:
+        return plain_http().delete(f"{self._stack.gateway_url}{path}", headers=self.headers)
 
     def ready(self) -> bool:
         """Not while it is away either."""

@@ -16,4 +16,4 @@ def versions_of(stack: EmbeddedStack, say: Callable[[str], None] = lambda _: Non
         grpc=f"{LOOPBACK}:{ports.triton_grpc}",
         repository=repository_path(stack.settings),
     )
-    return Versions(stack.settings, server, stack.settings.model.name, say)
+    return Versions(stack.settings, server, stack.settings.model.name, say, idle_s=0.5)

@@ -38,6 +38,7 @@ def test_the_gateway_is_told_where_everything_is(settings: Settings) -> None:
     assert yaml.safe_load(Path(environment["TRIREME_CONFIG"]).read_text()) == {
         "admission": {"limit": 3},
         "cache": {"mode": "off"},
+        "valkey": {"call_timeout_s": 1.0},
     }
 
 

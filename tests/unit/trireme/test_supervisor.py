@@ -134,6 +134,17 @@ def test_a_part_that_dies_is_restarted_after_its_wait_and_not_before(stage: Stag
     assert stage.said[-1] == "part is ready again"
 
 
+def test_a_restarted_part_is_told_what_has_changed_meanwhile(stage: Stage) -> None:
+    words = ["first"]
+    spec = stage.spec("part", 'echo up "$0"; exec sleep 60', late_argv=lambda: list(words))
+    supervisor = stage.start(spec)
+    words[0] = "second"
+    supervisor.kill("part")
+    stage.tick_until(lambda: supervisor.children["part"].pid is None)
+    stage.clock.now += 5.0
+    stage.tick_until(lambda: "up second" in spec.log.read_text())
+
+
 def test_what_a_dead_part_leaves_behind_is_ended_before_the_restart(stage: Stage) -> None:
     supervisor = stage.start(stage.spec("part", STUBBORN))
     child = supervisor.children["part"]

@@ -3,14 +3,22 @@
 import json
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from trireme.repository import Repository
+from trireme.repository import Repository, assemble_repository
 from trireme.settings import Settings
 from trireme.stack import isolated_settings
-from trireme.triton import STUB, assemble_backends, temporary_directory, triton_command, triton_environment
+from trireme.triton import (
+    STUB,
+    added_versions,
+    assemble_backends,
+    temporary_directory,
+    triton_command,
+    triton_environment,
+)
 
 
 @pytest.fixture
@@ -55,6 +63,19 @@ def test_only_the_chosen_models_are_loaded(settings: Settings) -> None:
     ]
     assert "--model-control-mode=explicit" in command
     assert "--backend-directory=/backends" in command
+
+
+def test_versions_that_were_added_are_loaded_by_name_where_models_are(settings: Settings, tmp_path: Path) -> None:
+    repository = assemble_repository(settings.model_repository, tmp_path / "repository")
+    assert added_versions(settings, repository) == []
+    repository.add("2", {})
+    assert added_versions(settings, repository) == [], "it may never work"
+    repository.prove("2")
+    assert added_versions(settings, repository) == ["--load-model=chat_2"]
+    for models in (("*",), ("embed",)):
+        assert added_versions(replace(settings, triton_models=models), repository) == []
+    repository.remove("2")
+    assert added_versions(settings, repository) == []
 
 
 def test_the_model_processes_find_their_interpreter_and_their_settings(
