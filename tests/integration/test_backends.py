@@ -188,13 +188,26 @@ def stall(fleet: Fleet) -> None:
     assert plain_http().post(url, json={**order, "script_stall_ms": 60_000}).is_success
 
 
+def restart(fleet: Fleet) -> None:
+    fleet.restart("a")
+
+
+def nothing(_: Fleet) -> None:
+    """Its supervisor starts it again."""
+
+
 @pytest.mark.parametrize(
-    ("lose", "within_s"),
-    [(kill_server, 4.0), (kill_stub, 8.0), (stop_stub, 8.0), (stall, 8.0)],
+    ("lose", "mend", "within_s"),
+    [
+        (kill_server, nothing, 4.0),
+        (kill_stub, restart, 8.0),
+        (stop_stub, restart, 8.0),
+        (stall, restart, 8.0),
+    ],
     ids=["server killed", "engine process killed", "engine process hung", "engine generates nothing"],
 )
 def test_a_lost_backend_is_found_and_its_requests_are_served_by_the_other(
-    fleet: Fleet, lose: Callable[[Fleet], None], within_s: float
+    fleet: Fleet, lose: Callable[[Fleet], None], mend: Callable[[Fleet], None], within_s: float
 ) -> None:
     with ThreadPoolExecutor(12) as pool:
         answers = fleet.crowd(pool, 12, PATIENT)
@@ -203,7 +216,7 @@ def test_a_lost_backend_is_found_and_its_requests_are_served_by_the_other(
         wait_until(lambda: not fleet.healthy("a"), "the loss is found", within_s)
         all_served(answers)
     assert fleet.client.chat(max_tokens=2).headers["x-backend"] == "b"
-    fleet.restart("a")
+    mend(fleet)
 
 
 def test_a_connection_into_a_black_hole_is_found_and_its_requests_are_served_by_the_other(fleet: Fleet) -> None:
