@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from gateway.accounting.prices import NANO
 from gateway.accounting.settings import AccountingSettings
 from gateway.accounting.usage import MOST_DAYS, By, UsageReader, UsageRow, as_csv, decimal, today
 from trireme.errors import TriremeError
@@ -22,6 +23,7 @@ from trireme.options import AsJson, Config
 from trireme.settings import Settings, load_settings
 
 _USUAL_DAYS = 30
+_WIDEST = 1000
 CURRENCY_VARIABLE = "TRIREME_CURRENCY"
 
 
@@ -59,16 +61,25 @@ def usage(
     elif as_json:
         typer.echo(json.dumps([_public(row, currency) for row in rows], indent=2))
     else:
-        Console().print(table(by, rows, currency))
+        show(table(by, rows, currency))
+
+
+def show(found: Table) -> None:
+    """Numbers are never cut: where there are too many for a line, it is a long one."""
+    usual = Console()
+    needed = usual.measure(found, options=usual.options.update_width(_WIDEST)).maximum
+    Console(width=max(usual.width, needed)).print(found)
 
 
 def table(by: By, rows: Sequence[UsageRow], currency: str) -> Table:
     found = Table(by, box=None)
-    for heading in ("requests", "succeeded", "prompt", "cached", "completion", currency):
+    used, spared = ("requests", "succeeded", "prompt", "cached", "completion"), ("hits", "spared")
+    for heading in (*used, currency, *spared, "saved"):
         found.add_column(heading, justify="right")
     for row in rows:
-        tokens = (row.requests, row.succeeded, row.prompt, row.cached, row.completion)
-        found.add_row(row.name, *map(str, tokens), decimal(row.price))
+        numbers = (getattr(row, name) for name in used)
+        others = (getattr(row, name) for name in spared)
+        found.add_row(row.name, *map(str, numbers), decimal(row.price), *map(str, others), decimal(row.spared_price))
     return found
 
 
@@ -79,4 +90,5 @@ def currency_of(settings: Settings, environ: Mapping[str, str] = os.environ) -> 
 
 
 def _public(row: UsageRow, currency: str) -> dict[str, object]:
-    return {**asdict(row), "price": row.price / 1e9, "currency": currency}
+    money = {"price": row.price / NANO, "spared_price": row.spared_price / NANO}
+    return {**asdict(row), **money, "currency": currency}

@@ -20,7 +20,7 @@ from gateway.accounting.entries import Entry, Numbered, entry_of
 from gateway.accounting.index import GENERATION, NO_INDEX, REMEMBER, RequestIndex
 from gateway.accounting.outcome import Outcome
 from gateway.accounting.spool import Batch, Spool
-from gateway.accounting.sums import field_prefix, usage_key
+from gateway.accounting.sums import HITS, field_prefix, usage_key
 from gateway.core.call import Call
 from gateway.valkey.connection import Script, ScriptCall, ValkeyAway
 from gateway.valkey.outbox import Posted
@@ -181,6 +181,9 @@ class LedgerStream:
             "cached": entry.cached_tokens,
             "completion": entry.completion_tokens,
             "price": entry.price,
+            "hits": int(entry.cache in HITS),
+            "spared": entry.spared_tokens,
+            "spared_price": entry.spared_price,
         }
         keys = [f"trireme:{{ledger}}:writer:{writer}", STREAM, usage_key(entry.day), GENERATION]
         added = [part for name, number in sums.items() if number for part in (name, number)]

@@ -10,6 +10,8 @@ from gateway.telemetry.metrics import UNKNOWN
 
 # Whose copies are, since no tenant asked for them. No tenant and no key can have this name.
 MIRRORS: Final = "(mirror)"
+# What the cache did, for those who got an answer that was made for somebody else.
+HITS: Final = frozenset({"hit-exact", "hit-semantic", "coalesced"})
 _ENCODER = msgspec.json.Encoder()
 
 

@@ -18,7 +18,10 @@ MOST_DAYS: Final = 400
 
 @dataclass(frozen=True, slots=True)
 class UsageRow:
-    """`name`: of the tenant, key or model, or the day. `price`: 10⁻⁹ of the currency. `cached` is part of `prompt`."""
+    """`name`: of the tenant, key or model, or the day. `price`: 10⁻⁹ of the currency. `cached` is part of `prompt`.
+
+    `hits`: requests that the cache answered; `spared`, `spared_price`: the tokens that it did without, and their price.
+    """
 
     name: str
     requests: int = 0
@@ -27,6 +30,9 @@ class UsageRow:
     cached: int = 0
     completion: int = 0
     price: int = 0
+    hits: int = 0
+    spared: int = 0
+    spared_price: int = 0
 
 
 class UsageReader:
@@ -86,15 +92,19 @@ def _name(by: By, group: Group, day: date) -> str:
             return day.isoformat()
 
 
-HEADER: Final = ("requests", "succeeded", "prompt_tokens", "cached_tokens", "completion_tokens", "price", "currency")
+HEADER: Final = (
+    "requests", "succeeded", "prompt_tokens", "cached_tokens", "completion_tokens", "price", "currency",
+    "cache_hits", "spared_tokens", "spared_price",
+)  # fmt: skip
 
 
 def as_csv(by: By, rows: Iterable[UsageRow], currency: str) -> str:
     """RFC 4180, with a header."""
     lines = [",".join((by, *HEADER))]
     for row in rows:
-        numbers = (row.requests, row.succeeded, row.prompt, row.cached, row.completion, decimal(row.price), currency)
-        lines.append(",".join((_quoted(row.name), *map(str, numbers))))
+        used = (row.requests, row.succeeded, row.prompt, row.cached, row.completion, decimal(row.price), currency)
+        spared = (row.hits, row.spared, decimal(row.spared_price))
+        lines.append(",".join((_quoted(row.name), *map(str, used + spared))))
     return "\r\n".join(lines) + "\r\n"
 
 

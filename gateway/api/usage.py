@@ -8,6 +8,7 @@ from typing import Final, Literal
 import msgspec
 from aiohttp import web
 
+from gateway.accounting.prices import NANO
 from gateway.accounting.usage import BYS, MOST_DAYS, By, UsageRow, as_csv, today
 from gateway.api.keys import CALL, CURRENCY, USAGE
 from gateway.api.responses import json_response, standard_headers
@@ -18,7 +19,10 @@ _USUAL_DAYS = 30
 
 
 class UsageObject(msgspec.Struct):
-    """`name`: of the tenant, key or model, or the day (UTC). Cached tokens are part of the prompt's."""
+    """`name`: of the tenant, key or model, or the day (UTC). Cached tokens are part of the prompt's.
+
+    `cache_hits`: requests that the cache answered; what was spared would have been used without it.
+    """
 
     object: Literal["usage"]
     name: str
@@ -29,6 +33,9 @@ class UsageObject(msgspec.Struct):
     completion_tokens: int
     price: float
     currency: str
+    cache_hits: int
+    spared_tokens: int
+    spared_price: float
 
 
 class UsageList(msgspec.Struct):
@@ -65,8 +72,11 @@ def _object(row: UsageRow, currency: str) -> UsageObject:
         prompt_tokens=row.prompt,
         cached_tokens=row.cached,
         completion_tokens=row.completion,
-        price=row.price / 1e9,
+        price=row.price / NANO,
         currency=currency,
+        cache_hits=row.hits,
+        spared_tokens=row.spared,
+        spared_price=row.spared_price / NANO,
     )
 
 

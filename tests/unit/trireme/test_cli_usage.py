@@ -15,7 +15,8 @@ from trireme.errors import TriremeError
 from trireme.stack import isolated_settings
 
 FIELD = '["acme","key_1","tiny",{ok}]{name}'
-SUMS = {("true", "requests"): 3, ("false", "requests"): 1, ("true", "prompt"): 120, ("true", "price"): 1_500_000_000}
+SUMS = {("true", "requests"): 3, ("false", "requests"): 1, ("true", "prompt"): 120, ("true", "price"): 1_500_000_000,
+        ("true", "hits"): 2, ("true", "spared"): 40, ("true", "spared_price"): 500_000_000}  # fmt: skip
 
 
 @pytest.fixture
@@ -42,8 +43,9 @@ def run(*arguments: str) -> str:
 @pytest.mark.usefixtures("ledger")
 def test_a_table_for_people() -> None:
     header, row = run("--by", "key").splitlines()
-    assert header.split() == ["key", "requests", "succeeded", "prompt", "cached", "completion", "USD"]
-    assert row.split() == ["key_1", "4", "3", "120", "0", "0", "1.5"]
+    titles = "key requests succeeded prompt cached completion USD hits spared saved"
+    assert header.split() == titles.split()
+    assert row.split() == ["key_1", "4", "3", "120", "0", "0", "1.5", "2", "40", "0.5"]
 
 
 @pytest.mark.usefixtures("ledger")
@@ -51,13 +53,13 @@ def test_json_for_programs() -> None:
     [row] = json.loads(run("--json"))
     assert row == {
         "name": "acme", "requests": 4, "succeeded": 3, "prompt": 120, "cached": 0, "completion": 0, "price": 1.5,
-        "currency": "USD",
+        "hits": 2, "spared": 40, "spared_price": 0.5, "currency": "USD",
     }  # fmt: skip
 
 
 @pytest.mark.usefixtures("ledger")
 def test_csv_for_spreadsheets() -> None:
-    assert run("--by", "model", "--csv").splitlines()[1] == "tiny,4,3,120,0,0,1.5,USD"
+    assert run("--by", "model", "--csv").splitlines()[1] == "tiny,4,3,120,0,0,1.5,USD,2,40,0.5"
 
 
 @pytest.mark.usefixtures("ledger")

@@ -3,6 +3,7 @@
 import csv
 import io
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -97,6 +98,17 @@ async def test_one_tenant_alone(reader: UsageReader) -> None:
     assert await reader.read("key", FIRST, THIRD, "nobody") == []
 
 
+async def test_what_the_cache_spared_is_summed(redis: Redis, tmp_path: Path) -> None:
+    outcomes = ["hit-exact", "hit-semantic", "coalesced", "miss", "bypass", None]
+    spared = {"prompt_tokens": 0, "cached_tokens": 0, "completion_tokens": 0, "spared_tokens": 15, "spared_price": 7}
+    hits = [new_entry(number, cache=one, **spared) for number, one in enumerate(outcomes[:3])]
+    others = [new_entry(3 + number, model="big", cache=one) for number, one in enumerate(outcomes[3:])]
+    await store(redis, tmp_path, [*hits, *others])
+    big, tiny = await UsageReader(redis).read("model", FIRST, THIRD)
+    assert (big.hits, big.spared, big.spared_price, big.prompt) == (0, 0, 0, 30)
+    assert (tiny.hits, tiny.spared, tiny.spared_price, tiny.prompt) == (3, 45, 21, 0)
+
+
 async def test_no_answer_is_told_as_such(mortal_valkey: ValkeyServer) -> None:
     async with Redis(host=mortal_valkey.host, port=mortal_valkey.port, retry=Retry(NoBackoff(), 0)) as redis:
         mortal_valkey.stop()
@@ -120,9 +132,11 @@ def test_money_is_written_exactly(nano: int, text: str) -> None:
 
 def test_a_table_for_spreadsheets_runs_no_formulas() -> None:
     rows = [UsageRow('a "b", c', 1, 1, 2, 0, 3, 5), UsageRow("=SUM(A1)")]
+    rows[0] = replace(rows[0], hits=1, spared=7, spared_price=10**9)
     header, first, second = csv.reader(io.StringIO(as_csv("tenant", rows, "EUR"), newline=""))
     assert header == [
-        "tenant", "requests", "succeeded", "prompt_tokens", "cached_tokens", "completion_tokens", "price", "currency"
+        "tenant", "requests", "succeeded", "prompt_tokens", "cached_tokens", "completion_tokens", "price", "currency",
+        "cache_hits", "spared_tokens", "spared_price",
     ]  # fmt: skip
-    assert first == ['a "b", c', "1", "1", "2", "0", "3", "0.000000005", "EUR"]
+    assert first == ['a "b", c', "1", "1", "2", "0", "3", "0.000000005", "EUR", "1", "7", "1"]
     assert second[0] == "'=SUM(A1)"

@@ -44,8 +44,23 @@ async def test_requests_are_in_the_ledger_with_the_usage_that_the_client_saw(sta
             "completion_tokens": seen["completion_tokens"],
             "price": pytest.approx((1.5 * seen["prompt_tokens"] + 2 * seen["completion_tokens"]) / 1e6),
             "currency": "EUR",
+            "cache_hits": 0,
+            "spared_tokens": 0,
+            "spared_price": 0,
         }
     ]
+
+
+async def test_what_the_cache_spared_has_its_own_sums(start: StartGateway) -> None:
+    async with start(TRIREME_CACHE="exact", TRIREME_COMPLETION_PRICE="2") as gateway:
+        for _ in range(3):
+            _, answer = await gateway.ask("/v1/chat/completions", CHAT | {"temperature": 0})
+            await gateway.app[OUTBOX].flush()
+        _, found = await usage(gateway, by="model")
+    seen, [row] = answer["usage"], found["data"]
+    assert (row["requests"], row["cache_hits"]) == (3, 2)
+    assert (row["completion_tokens"], row["spared_tokens"]) == (seen["completion_tokens"], 2 * seen["total_tokens"])
+    assert row["spared_price"] == pytest.approx(2 * row["price"])
 
 
 async def test_an_answer_that_breaks_off_used_the_prompts_that_were_begun_and_the_tokens_that_came(

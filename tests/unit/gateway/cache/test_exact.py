@@ -3,6 +3,7 @@
 import asyncio
 import time
 from dataclasses import replace
+from urllib.parse import urlsplit
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -18,6 +19,7 @@ from gateway.core.call import Serving
 from gateway.core.freshness import Freshness
 from gateway.core.identity import CachePolicy
 from gateway.errors import BackendFailed
+from tests.support.proxy import FaultyProxy
 from tests.support.valkey import hanging
 from tests.unit.gateway.cache.caching import MODEL, WHOLE, Engine, Gateway, call, job
 from tests.unit.gateway.waiting import until
@@ -262,6 +264,26 @@ async def test_a_valkey_that_hangs_is_waited_for_once_and_used_again_when_it_ans
         await gateway.ask(again, engine, job())
         assert again.cache == "hit-exact"
         watching.cancel()
+
+
+async def test_time_to_look_up_is_that_of_valkey(valkey_url: str, redis: Redis, engine: Engine) -> None:
+    """Not what this gateway knows by itself, nor what nobody asks."""
+    address, delay_s, name = urlsplit(valkey_url), 0.02, "trireme_cache_lookup_seconds"
+    with FaultyProxy(str(address.hostname), int(address.port or 0)) as proxy:
+        async with Redis.from_url(proxy.url) as far:
+            gateway = Gateway(far, local_s=1.0)
+            await gateway.ask(call(1), engine, job())
+            assert gateway.value(f"{name}_count") == 1
+            await gateway.ask(call(2), engine, job())
+            await gateway.ask(call(3, policy=CachePolicy(mode="off")), engine, job())
+            assert gateway.value(f"{name}_count") == 1
+            gateway.now, proxy.delay_s, before = gateway.now + 1, delay_s, gateway.value(f"{name}_sum")
+            began = time.perf_counter()
+            again = call(4)
+            await gateway.ask(again, engine, job())
+            assert again.cache == "hit-exact"
+            assert gateway.value(f"{name}_count") == 2
+            assert delay_s <= gateway.value(f"{name}_sum") - before <= time.perf_counter() - began
 
 
 ASKED = st.lists(

@@ -1,6 +1,7 @@
 """Answers to other words, on a real Valkey: found in the gateway, and by a server that searches."""
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -179,6 +180,21 @@ async def test_an_embedding_that_is_there_is_not_asked_again(gateway: Gateway, e
     await gateway.ask(routed, engine, asked(AGAIN))
     assert routed.cache == "hit-semantic"
     assert gateway.plans.asked == [FIRST, AGAIN]
+
+
+async def test_time_to_search_is_without_the_embedding(gateway: Gateway, engine: Engine) -> None:
+    """And nothing for what is not searched: the same words, what is not compared, and what has no embedding."""
+    gateway.plans.seconds, name = 0.05, "trireme_cache_semantic_search_seconds"
+    began = time.perf_counter()
+    await gateway.ask(caller(1), engine, asked(FIRST))
+    await gateway.ask(caller(2), engine, asked(AGAIN))
+    seconds = time.perf_counter() - began
+    assert gateway.value(f"{name}_count") == 2
+    assert 0 < gateway.value(f"{name}_sum") <= seconds - 2 * gateway.plans.seconds
+    gateway.plans.error = PlanSkipped("plan was not asked: every backend is full")
+    for number, job in enumerate((asked(FIRST), asked(AGAIN, tools=TOOLS), asked(OTHER))):
+        await gateway.ask(caller(3 + number), engine, job)
+    assert gateway.value(f"{name}_count") == 2
 
 
 async def test_a_purge_holds_for_other_words(gateway: Gateway, engine: Engine, where: str) -> None:
