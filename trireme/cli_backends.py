@@ -48,12 +48,16 @@ def add(
     capacity: Annotated[
         int | None, typer.Option(min=1, help="Tokens that it runs at the same time; else what its engine says.")
     ] = None,
+    metrics: Annotated[
+        str | None, typer.Option(help="Its metrics page, http://host:8002/metrics: tells what waits in it.")
+    ] = None,
     url: Url = None,
     key: Key = None,
     config: Config = None,
 ) -> None:
     """Use one more Triton server, from its first token on."""
     body = {"id": identifier, "url": address, "group": group, "models": model, "capacity_tokens": capacity}
+    body["metrics_url"] = metrics
     gateway_of(url, key, config).ask("POST", PATH, body)
     say(f"{identifier} is added; it gets requests as soon as it has generated a token.")
 

@@ -129,6 +129,7 @@ def gateway_environment(settings: Settings) -> dict[str, str]:
         "TRIREME_HOST": settings.host,
         "TRIREME_PORT": str(settings.ports.gateway),
         "TRIREME_TRITON_URL": f"http://{LOOPBACK}:{settings.ports.triton_http}",
+        "TRIREME_TRITON_METRICS_URL": f"http://{LOOPBACK}:{settings.ports.triton_metrics}/metrics",
         "TRIREME_VALKEY_URL": f"redis://{LOOPBACK}:{settings.ports.valkey}/0",
         "TRIREME_PEPPER_FILE": str(pepper_file(settings)),
         "TRIREME_PEPPER": "",

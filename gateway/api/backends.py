@@ -27,6 +27,7 @@ class BackendCreate(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     draining: bool = False
     slots: AtLeastOne | None = None
     capacity_tokens: AtLeastOne | None = None
+    metrics_url: str | None = None
 
 
 class BackendObject(msgspec.Struct, kw_only=True):

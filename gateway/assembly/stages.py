@@ -212,7 +212,8 @@ def _routing(app: web.Application) -> tuple[Router, Directory]:
     routing = settings.routing
     probe = TritonProbe(app[CLIENT], names, routing.probe_timeout_s, routing.generation_timeout_s)
     models = app[MODELS]
-    base = RoutingSnapshot(backends=configured(routing, settings.triton.url), models=default_routes(models))
+    backends = configured(routing, settings.triton.url, settings.triton.metrics_url)
+    base = RoutingSnapshot(backends=backends, models=default_routes(models))
     router = Router(base, routing, probe, meters)
     models.accept_aliases(router.name_of)
     models.accept_versions(router.versions_of)

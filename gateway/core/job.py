@@ -21,7 +21,7 @@ _USUAL: Final = EmbeddingOptions()
 class Backend:
     """One Triton server, and what to call there; `url` without a trailing slash. `version`: None for the newest.
 
-    `engine_version`: of the engine behind it, where control requests go.
+    `engine_version`: of the engine behind it, where control requests go. `metrics_url`: of Triton's own page, if known.
     """
 
     name: str
@@ -29,6 +29,7 @@ class Backend:
     triton_model: str = "chat"
     version: str | None = None
     engine_version: str | None = None
+    metrics_url: str | None = None
 
     def path(self, action: str) -> str:
         """Of the model: `generate_stream`, `infer`."""
@@ -62,18 +63,23 @@ _NO_ADAPTERS: Final = Shelf()
 
 
 class EngineLoad(msgspec.Struct, frozen=True):
-    """What an engine says of itself. `kv_tokens`: what its cache holds, `kv_usage`: the share of it that is in use."""
+    """What an engine says of itself. `kv_tokens`: what its cache holds, `kv_usage`: the share of it that is in use.
+
+    `queued`: what Triton says waits before it.
+    """
 
     running: int = 0
     waiting: int = 0
     kv_usage: float = 0.0
     kv_tokens: int = 0
+    queued: int = 0
     shelf: Shelf = _NO_ADAPTERS
 
     @property
     def saturation(self) -> float:
-        """0: idle, 1: its cache is nearly full, or as many wait as run (a few may always do)."""
-        return min(1.0, max(self.kv_usage / _FULL_CACHE, self.waiting / max(_FEW_WAITING, self.running)))
+        """0: idle, 1: its cache is nearly full, or as many wait, in it or before it, as run (a few may always do)."""
+        waiting = self.waiting + self.queued
+        return min(1.0, max(self.kv_usage / _FULL_CACHE, waiting / max(_FEW_WAITING, self.running)))
 
     @property
     def overload(self) -> float:

@@ -25,6 +25,7 @@ class BackendSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True,
     """One Triton server. `models`: those of clients that it serves, None for all.
 
     `slots`, `capacity_tokens`: what it can run at the same time; None: what its engine says, or the settings.
+    `metrics_url`: of its metrics page, which tells how many requests wait in it; None: nobody looks.
     """
 
     id: str
@@ -34,6 +35,7 @@ class BackendSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True,
     draining: bool = False
     slots: AtLeastOne | None = None
     capacity_tokens: AtLeastOne | None = None
+    metrics_url: str | None = None
 
 
 class Arm(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, forbid_unknown_fields=True):
@@ -115,8 +117,9 @@ def _backend_problems(backends: Iterable[BackendSpec]) -> Iterator[str]:
     for backend in backends:
         if not _ID.fullmatch(backend.id):
             yield f"backend id {backend.id!r}: must be up to 63 letters, digits, '.', '_', ':' and '-'"
-        if problem := _url_problem(backend.url):
-            yield f"backend {backend.id}: url {backend.url!r} {problem}"
+        for what, url in (("url", backend.url), ("metrics_url", backend.metrics_url)):
+            if url is not None and (problem := _url_problem(url)):
+                yield f"backend {backend.id}: {what} {url!r} {problem}"
         if not backend.group:
             yield f"backend {backend.id}: the group has no name"
 

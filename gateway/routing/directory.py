@@ -66,7 +66,8 @@ class Directory:
         except OSError as error:
             self._meters.refused.labels("dns").inc()
             raise Unavailable(f"{name} cannot be looked up: {error}") from error
-        self._put_together(discovered(addresses, self._settings.dns_port), self._document.held, "dns")
+        found = discovered(addresses, self._settings.dns_port, self._settings.dns_metrics_port)
+        self._put_together(found, self._document.held, "dns")
         await asyncio.sleep(self._settings.dns_refresh_s)
 
     async def add(self, spec: BackendSpec) -> None:

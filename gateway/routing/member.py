@@ -67,7 +67,7 @@ class Member:
         self._meters = meters
         self._on_lost = on_lost
         self._clock = clock
-        self._backend = Backend(spec.id, spec.url.rstrip("/"))
+        self._backend = Backend(spec.id, spec.url.rstrip("/"), metrics_url=spec.metrics_url)
         self._leases: dict[Call, asyncio.Timeout] = {}
         self._served_at: float | None = None
         self._answered_at = clock()
@@ -137,6 +137,7 @@ class Member:
     def change(self, spec: BackendSpec) -> None:
         """Same server, other terms."""
         self.spec = spec
+        self._backend = replace(self._backend, metrics_url=spec.metrics_url)
         self._weigh()
 
     def _weigh(self) -> None:

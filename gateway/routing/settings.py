@@ -33,6 +33,11 @@ class RoutingSettings(HealthSettings):
     dns_port: Annotated[
         int, msgspec.Meta(ge=1, le=65535), Setting("HTTP port of the backends found so.", env="BACKENDS_DNS_PORT")
     ] = 8000
+    dns_metrics_port: Annotated[
+        int | None,
+        msgspec.Meta(ge=1, le=65535),
+        Setting("Port of their metrics pages, which tell what waits in them.", env="BACKENDS_DNS_METRICS_PORT"),
+    ] = None
     dns_refresh_s: Annotated[
         Seconds, Setting("How often that name is looked up.", env="BACKENDS_DNS_REFRESH_S", unit="s")
     ] = 5.0

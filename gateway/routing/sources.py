@@ -39,20 +39,21 @@ def default_routes(models: Iterable[Model]) -> tuple[ModelRoute, ...]:
     )
 
 
-def configured(settings: RoutingSettings, triton_url: str) -> tuple[BackendSpec, ...]:
+def configured(settings: RoutingSettings, url: str, metrics_url: str | None = None) -> tuple[BackendSpec, ...]:
     """Those of the settings: the one Triton server, unless others are named or looked up."""
     if settings.backends is not None:
         return tuple(settings.backends)
-    return () if settings.dns_name is not None else (BackendSpec(id="triton", url=triton_url),)
+    return () if settings.dns_name is not None else (BackendSpec(id="triton", url=url, metrics_url=metrics_url),)
 
 
-def discovered(addresses: Iterable[str], port: int) -> tuple[BackendSpec, ...]:
-    return tuple(_at(address, port) for address in addresses)
+def discovered(addresses: Iterable[str], port: int, metrics_port: int | None = None) -> tuple[BackendSpec, ...]:
+    return tuple(_at(address, port, metrics_port) for address in addresses)
 
 
-def _at(address: str, port: int) -> BackendSpec:
+def _at(address: str, port: int, metrics_port: int | None) -> BackendSpec:
     host = f"[{address}]" if ":" in address else address
-    return BackendSpec(id=f"dns-{address}-{port}", url=f"http://{host}:{port}")
+    metrics = None if metrics_port is None else f"http://{host}:{metrics_port}/metrics"
+    return BackendSpec(id=f"dns-{address}-{port}", url=f"http://{host}:{port}", metrics_url=metrics)
 
 
 def merge(base: RoutingSnapshot, found: Iterable[BackendSpec], document: RoutingSnapshot) -> RoutingSnapshot:

@@ -15,6 +15,7 @@ from gateway.triton.settings import TritonSettings
 
 _OK = 200
 _MAX_ERROR_BYTES = 64 * 1024
+_MAX_PAGE_BYTES = 4 * 1024 * 1024
 _JSON = {"content-type": "application/json"}
 
 
@@ -87,6 +88,19 @@ class TritonClient:
             async with asyncio.timeout(timeout_s), self._session.get(f"{backend.url}{path}") as response:
                 if response.status != _OK:
                     raise await _refusal(backend, response)
+
+    async def page(self, backend: Backend, url: str, *, timeout_s: float) -> bytes:
+        """GET a page of any address that belongs to this server; of a long one the beginning."""
+        data = bytearray()
+        with faults(backend):
+            async with asyncio.timeout(timeout_s), self._session.get(url) as response:
+                if response.status != _OK:
+                    raise await _refusal(backend, response)
+                async for piece in response.content.iter_any():
+                    data += piece
+                    if len(data) >= _MAX_PAGE_BYTES:
+                        break
+        return bytes(data)
 
 
 async def _refusal(backend: Backend, response: aiohttp.ClientResponse) -> Exception:

@@ -9,6 +9,7 @@ import msgspec
 from gateway.core.job import ENGINE, Backend, Condition, EngineLoad, engine_path
 from gateway.errors import BackendFailed, BackendLost, GatewayError
 from gateway.triton.client import TritonClient
+from gateway.triton.queues import Queues
 
 # The version that Triton's own clients get, and that must work.
 _DEFAULT = "chat"
@@ -59,6 +60,7 @@ class TritonProbe:
         self._ready_timeout_s = ready_timeout_s
         self._generate_timeout_s = generate_timeout_s
         self._clock = clock
+        self._queues = Queues(client, ready_timeout_s, clock)
         self._secret_until: dict[str, float] = {}
 
     async def ready(self, backend: Backend) -> Condition:
@@ -75,7 +77,7 @@ class TritonProbe:
                 loads.append(await self._load(backend, version))
             except GatewayError:
                 versions = _without(versions, version)
-        return Condition(_busiest(loads), versions)
+        return Condition(_with_queue(_busiest(loads), await self._queues.waiting(backend)), versions)
 
     async def generate(self, backend: Backend) -> None:
         """One token, through every step of the ensemble."""
@@ -115,6 +117,11 @@ def _busiest(loads: Sequence[EngineLoad | None]) -> EngineLoad | None:
     first, told = loads[0], [load for load in loads if load is not None]
     busiest = max(told, key=lambda load: (load.saturation, load.kv_tokens), default=None)
     return busiest if busiest is None or first is None else msgspec.structs.replace(busiest, shelf=first.shelf)
+
+
+def _with_queue(load: EngineLoad | None, queued: int | None) -> EngineLoad | None:
+    """A server whose engine says nothing of itself may still say what waits."""
+    return load if queued is None else msgspec.structs.replace(load or EngineLoad(), queued=queued)
 
 
 def _without(versions: Versions, dead: str) -> Versions:

@@ -15,6 +15,13 @@ AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
 @dataclass(frozen=True, kw_only=True)
 class TritonSettings:
     url: Annotated[str, Setting("Triton's HTTP address.", env="TRITON_URL")] = "http://127.0.0.1:8000"
+    metrics_url: Annotated[
+        str | None,
+        Setting(
+            "Its metrics page, `http://host:8002/metrics`, which tells what waits in it; without one nobody looks.",
+            env="TRITON_METRICS_URL",
+        ),
+    ] = None
     connect_timeout_s: Annotated[
         Seconds, Setting("Longest wait for a connection.", env="TRITON_CONNECT_TIMEOUT_S", unit="s")
     ] = 5.0

@@ -42,7 +42,7 @@ class FakeTriton:
     and `go_on` by tests, to end that. `plans`: texts that were judged; `score`: what is said of each.
 
     `versions`: ready ones of each model, None to keep them secret; `dead_engines`: versions; `loads`: by version.
-    `controls`: those that are no aborts.
+    `controls`: those that are no aborts. `queues`: by model, None: no metrics page, which was asked for `pages` times.
     """
 
     def __init__(self) -> None:
@@ -68,6 +68,8 @@ class FakeTriton:
         self.loads: dict[str, dict[str, Any]] = {}
         self.controls: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self.abort_paths: list[str] = []
+        self.queues: dict[str, int] | None = None
+        self.pages = 0
 
     @asynccontextmanager
     async def serve(self) -> AsyncIterator["FakeTriton"]:
@@ -79,6 +81,7 @@ class FakeTriton:
         app.router.add_post("/v2/models/vllm/generate", self._control)
         app.router.add_post("/v2/models/vllm/versions/{version}/generate", self._control)
         app.router.add_post("/v2/repository/index", self._index)
+        app.router.add_get("/metrics", self._metrics)
         app.router.add_post("/v2/models/embed/infer", self._infer)
         app.router.add_post("/v2/models/plan/infer", self._plan)
         self._runner = runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.05)
@@ -97,6 +100,15 @@ class FakeTriton:
 
     async def _ready(self, request: web.Request) -> web.Response:
         return web.Response(status=200 if self.alive else 400)
+
+    async def _metrics(self, _: web.Request) -> web.Response:
+        """As Triton writes it."""
+        self.pages += 1
+        if self.queues is None:
+            return web.Response(status=404)
+        name = "nv_inference_pending_request_count"
+        lines = [f'{name}{{model="{model}",version="1"}} {number}' for model, number in self.queues.items()]
+        return web.Response(text="\n".join([f"# TYPE {name} gauge", *lines, 'other{model="vllm"} 7', ""]))
 
     async def _control(self, request: web.Request) -> web.Response:
         plan = json.loads((await request.json())["plan"])

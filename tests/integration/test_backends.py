@@ -121,7 +121,10 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         return EmbeddedStack(settings, parts={"triton"}, supervision=AT_ONCE)
 
     with triton("a") as a, triton("b") as b, FaultyProxy("127.0.0.1", b.settings.ports.triton_http) as proxy:
-        backends = [{"id": "a", "url": a.triton_url}, {"id": "b", "url": f"http://127.0.0.1:{proxy.port}"}]
+        backends = [
+            {"id": "a", "url": a.triton_url, "metrics_url": a.metrics_url},
+            {"id": "b", "url": f"http://127.0.0.1:{proxy.port}"},
+        ]
         gateway = {"routing": {**ROUTING, "backends": backends}}
         settings = isolated_settings(
             tmp_path_factory.mktemp("front"), engine="scripted", triton_models=("chat",), gateway=gateway
@@ -181,11 +184,16 @@ def stop_stub(fleet: Fleet) -> None:
     fleet.stub("a").send_signal(signal.SIGSTOP)
 
 
+def ask_directly(fleet: Fleet, content: str, **script: Any) -> httpx.Response:
+    """Without the gateway, of `a`."""
+    chat = json.dumps({"messages": [{"role": "user", "content": content}], "max_tokens": 1})
+    url = f"{fleet.tritons['a'].triton_url}/v2/models/chat/generate_stream"
+    return plain_http().post(url, json={"request": chat, **script})
+
+
 def stall(fleet: Fleet) -> None:
     """It goes on telling that it is well."""
-    order = {"request": json.dumps({"messages": [{"role": "user", "content": "hi"}], "max_tokens": 1})}
-    url = f"{fleet.tritons['a'].triton_url}/v2/models/chat/generate_stream"
-    assert plain_http().post(url, json={**order, "script_stall_ms": 60_000}).is_success
+    assert ask_directly(fleet, "hi", script_stall_ms=60_000).is_success
 
 
 def restart(fleet: Fleet) -> None:
@@ -239,6 +247,25 @@ def test_a_reset_in_mid_stream_is_an_error_event_and_the_backend_comes_back(flee
     assert chunks
     assert last["error"]["code"] == "backend_lost"
     fleet.client.post(f"{BACKENDS}/a/undrain", None)
+
+
+def test_requests_that_wait_before_the_engine_make_a_backend_full_whoever_sent_them(fleet: Fleet) -> None:
+    """Long prompts, which others send to the same Triton: its engine does not know of them, its own metrics do."""
+    over = threading.Event()
+
+    def send() -> None:
+        while not over.is_set():
+            assert ask_directly(fleet, "boats and oars " * 5000).status_code == httpx.codes.BAD_REQUEST
+
+    with ThreadPoolExecutor(8) as pool:
+        others = [pool.submit(send) for _ in range(8)]
+        try:
+            wait_until(lambda: fleet.rows()["a"]["saturation"] == 1.0, "the queue is seen", 20.0)
+        finally:
+            over.set()
+        for one in others:
+            one.result()
+    wait_until(lambda: fleet.rows()["a"]["saturation"] == 0.0, "it is over", 10.0)
 
 
 @contextmanager

@@ -28,6 +28,8 @@ def test_the_gateway_is_told_where_everything_is(settings: Settings) -> None:
     environment = spec.environment
     assert spec.argv == (sys.executable, "-m", "gateway")
     assert environment["TRIREME_TRITON_URL"] == f"http://127.0.0.1:{settings.ports.triton_http}"
+    metrics = f"http://127.0.0.1:{settings.ports.triton_metrics}/metrics"
+    assert environment["TRIREME_TRITON_METRICS_URL"] == metrics
     assert environment["TRIREME_VALKEY_URL"] == f"redis://127.0.0.1:{settings.ports.valkey}/0"
     assert environment["TRIREME_PORT"] == str(settings.ports.gateway)
     assert environment["TRIREME_SPOOL_DIR"] == str(settings.state_dir / "spool")

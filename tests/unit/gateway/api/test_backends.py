@@ -198,8 +198,10 @@ async def test_the_command_line_administers_backends(gateway: Gateway, other: Fa
         result = await asyncio.to_thread(CliRunner().invoke, command, ["backends", *words, *at])
         return result.exit_code, result.output + str(result.exception or "")
 
-    assert (await run("add", "b", other.url))[0] == 0
+    other.queues = {"preprocess": 2}
+    assert (await run("add", "b", other.url, "--metrics", f"{other.url}/metrics"))[0] == 0
     await gateway.app[ROUTER].examine()
+    assert other.pages > 0
     code, output = await run("list", "--json")
     assert code == 0
     assert [(row["id"], row["healthy"]) for row in json.loads(output)] == [("triton", True), ("b", True)]

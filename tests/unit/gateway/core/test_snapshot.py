@@ -34,6 +34,7 @@ def test_a_good_document_has_no_problems_and_comes_back_as_it_was() -> None:
         (BackendSpec(id="a", url="http://u:p@a"), "no user"),
         (BackendSpec(id="a", url="http://a/?q=1"), "no user, query"),
         (BackendSpec(id="a", url="http://a", group=""), "no name"),
+        (BackendSpec(id="a", url="http://a", metrics_url="a:8002"), "a: metrics_url 'a:8002' is not http://host:port"),
     ],
 )
 def test_a_backend_that_makes_no_sense_is_named(backend: BackendSpec, problem: str) -> None:

@@ -1,6 +1,7 @@
 """What is tried again, where, and how often."""
 
 import asyncio
+import time
 
 import pytest
 from hypothesis import given
@@ -57,6 +58,18 @@ async def test_what_fails_before_the_first_token_is_served_by_another_backend(er
     assert work.call.backend == work.backends[1]
     assert leases(pool) == 0
     assert pool.sample("retries_total", outcome="made") == 1
+
+
+async def test_a_retry_waits_for_a_random_part_of_the_pause_and_a_first_attempt_for_nothing() -> None:
+    pool, shares = Pool("a", "b", retry_pause_s=0.02), [0.5]
+    await pool.start()
+    several = Attempts(pool.router, pool.settings, pool.metrics.retries, random_share=shares.pop)
+    await several.run(new_call(), Work())
+    assert shares == [0.5]
+    began = time.monotonic()
+    await several.run(new_call(), Work(BackendLost("x")))
+    assert shares == []
+    assert time.monotonic() - began >= 0.009
 
 
 @pytest.mark.parametrize(

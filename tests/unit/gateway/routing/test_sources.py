@@ -98,6 +98,14 @@ def test_addresses_become_backends_of_both_kinds() -> None:
     assert snapshot.validate() == []
 
 
+def test_metrics_pages_are_at_the_same_addresses_where_their_port_is_told() -> None:
+    assert [one.metrics_url for one in discovered(["10.0.0.1"], 8000)] == [None]
+    urls = [one.metrics_url for one in discovered(["10.0.0.1", "fe80::1"], 8000, 8002)]
+    assert urls == ["http://10.0.0.1:8002/metrics", "http://[fe80::1]:8002/metrics"]
+    (only,) = configured(RoutingSettings(), "http://t:8000", "http://t:8002/metrics")
+    assert only.metrics_url == "http://t:8002/metrics"
+
+
 async def test_the_systems_resolver_finds_this_machine() -> None:
     assert "127.0.0.1" in await SystemResolver().addresses("localhost")
 
