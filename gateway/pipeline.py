@@ -44,10 +44,13 @@ class Grammar(Protocol[Body_contra]):
 
 
 class Caching(Protocol[Job_contra, Piece]):
-    async def answer(
+    def answering(
         self, call: Call, job: Job_contra, reply: Reply[Piece], compute: Callable[[Call, Reply[Piece]], Awaitable[None]]
-    ) -> None:
-        """What is known already, or what `compute` finds: for this call, or for one in its place."""
+    ) -> AbstractContextManager[Callable[[], Awaitable[None]]]:
+        """Begins to look, and gives what answers: with what is known already, or with what `compute` finds, for this
+        call or for one in its place.
+        """
+        ...
 
 
 class Limiting(Protocol):
@@ -113,9 +116,10 @@ class Pipeline(Generic[Body, Job, Piece]):
                 call.model = await self._choosing.choose(call, named, body)
                 job = await self._tokens.prepare(call, call.model, body)
                 call.mark("tokens")
-                async with self._limits.hold(call):
-                    call.mark("limits")
-                    await self._cache.answer(call, job, reply, partial(self._compute, body, job))
+                with self._cache.answering(call, job, reply, partial(self._compute, body, job)) as answer:
+                    async with self._limits.hold(call):
+                        call.mark("limits")
+                        await answer()
                 await reply.finish()
 
     async def _compute(self, body: Body, job: Job, call: Call, reply: Reply[Piece]) -> None:

@@ -3,7 +3,8 @@
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Final
@@ -91,22 +92,25 @@ class Cache:
         self._lookup_seconds = metrics.cache_lookup_seconds.observe
         metrics.cache_local_bytes.set_function(lambda: memory.size)
 
-    async def answer(self, call: Call, job: GenerationJob, reply: Reply[Chunk], compute: Compute) -> None:
-        """From the cache, from a flight, or by `compute`, which gets this call or one in its place."""
+    @contextmanager
+    def answering(
+        self, call: Call, job: GenerationJob, reply: Reply[Chunk], compute: Compute
+    ) -> Iterator[Callable[[], Awaitable[None]]]:
+        """What answers from the cache, from a flight, or by `compute`, which gets this call or one in its place.
+
+        Valkey is asked at once, so that whoever decides whether it is answered at all asks in the same round trip.
+        """
         case = self._case(call, job, reply, compute)
         if isinstance(case, str):
-            call.cache = "bypass"
-            self._outcomes("bypass", case).inc()
-            await compute(call, reply)
+            yield partial(self._bypass, call, case, reply, compute)
             return
-        found = Found(self._here(case))
-        if found.answer is None and self._flight(case) is None:
-            found = await self._ask(case)
-        call.mark("cache")
-        if found.answer is not None:
-            await self._replay(case, found.answer)
-        else:
-            await self._board(case, self._flight(case) or self._begin(case, found))
+        known = self._here(case) is not None or self._flight(case) is not None
+        asking = None if known else asyncio.get_running_loop().create_task(self._ask(case))
+        try:
+            yield partial(self._answer, case, asking)
+        except BaseException:  # cancellations too
+            self._abandon(case, asking)
+            raise
 
     async def purge(self, owner: str, prefix: str) -> int:
         """How many answers of `owner` went whose names begin so; other gateways may give them for `local_s` more.
@@ -120,6 +124,36 @@ class Cache:
     async def amount(self, owner: str) -> Amount:
         """What is kept for `owner`. Raises Unavailable."""
         return await self._shelf.amount(owner)
+
+    async def _bypass(self, call: Call, why: Bypass, reply: Reply[Chunk], compute: Compute) -> None:
+        call.cache = "bypass"
+        self._outcomes("bypass", why).inc()
+        await compute(call, reply)
+
+    async def _answer(self, case: _Case, asking: asyncio.Task[Found] | None) -> None:
+        found = await self._look(case, asking)
+        case.call.mark("cache")
+        if found.answer is not None:
+            await self._replay(case, found.answer)
+        else:
+            await self._board(case, self._flight(case) or self._begin(case, found))
+
+    async def _look(self, case: _Case, asking: asyncio.Task[Found] | None) -> Found:
+        """In this process, in Valkey, and once more in this process, where the answer may have come meanwhile."""
+        here = self._here(case)
+        if here is not None or (asking is None and self._flight(case) is not None):
+            return Found(here)
+        found = await (self._ask(case) if asking is None else asking)
+        here = None if found.answer is not None else self._here(case)
+        return found if here is None else replace(found, answer=here)
+
+    def _abandon(self, case: _Case, asking: asyncio.Task[Found] | None) -> None:
+        """Nobody is to wait for what may never be made. One that is still asking gives back by itself what it gets."""
+        if asking is None or asking.cancel() or asking.cancelled() or case.aboard in self._flights:
+            return
+        found = asking.result()
+        if found.answer is None and found.purges is not None:
+            self._give_up(case)
 
     def _case(self, call: Call, job: GenerationJob, reply: Reply[Chunk], compute: Compute) -> _Case | Bypass:
         caller, model, settings = call.caller, call.model, self._settings
@@ -143,14 +177,12 @@ class Cache:
         return flight if flight is not None and flight.takes(case.call) else None
 
     async def _ask(self, case: _Case) -> Found:
-        """Valkey; and once more this process, where the answer may have come meanwhile."""
         started = time.perf_counter()
         found = await self._shelf.find(case.place, make=case.terms.shared)
         if found.purges is not None:
             self._lookup_seconds(time.perf_counter() - started)
         if found.answer is None:
-            here = self._here(case)
-            return found if here is None else replace(found, answer=here)
+            return found
         if not case.welcomes(found.answer, self._clock()):
             return Found(purges=found.purges)
         self._memory.keep(case.place, found.answer)

@@ -1,6 +1,8 @@
 """No cache: for what nobody keeps yet."""
 
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Generic, TypeVar
 
 from gateway.core.call import Call
@@ -13,7 +15,7 @@ Piece = TypeVar("Piece")
 class Uncached(Generic[Job, Piece]):
     """Everything is computed."""
 
-    async def answer(
+    def answering(
         self, call: Call, job: Job, reply: Reply[Piece], compute: Callable[[Call, Reply[Piece]], Awaitable[None]]
-    ) -> None:
-        await compute(call, reply)
+    ) -> AbstractContextManager[Callable[[], Awaitable[None]]]:
+        return nullcontext(partial(compute, call, reply))

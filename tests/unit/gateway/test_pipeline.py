@@ -65,11 +65,19 @@ class Stages:
         finally:
             self.done.append("settle")
 
-    async def answer(
+    @contextmanager
+    def answering(
         self, call: Call, job: str, reply: Reply[str], compute: Callable[[Call, Reply[str]], Awaitable[None]]
-    ) -> None:
+    ) -> Iterator[Callable[[], Awaitable[None]]]:
+        async def answer() -> None:
+            self.do("answer")
+            await compute(call, reply)
+
         self.do("ask the cache")
-        await compute(call, reply)
+        try:
+            yield answer
+        finally:
+            self.done.append("asked")
 
     @asynccontextmanager
     async def turn(self, call: Call) -> AsyncIterator[None]:
@@ -136,8 +144,9 @@ async def test_stages_come_in_order_and_leases_end_in_reverse() -> None:
         "resolve tiny to generate",
         "choose",
         "count",
-        "reserve",
         "ask the cache",
+        "reserve",
+        "answer",
         "check",
         "turn",
         "lease",
@@ -145,6 +154,7 @@ async def test_stages_come_in_order_and_leases_end_in_reverse() -> None:
         "lease over",
         "turn over",
         "settle",
+        "asked",
         "written down",
     ]
 
@@ -154,12 +164,13 @@ async def test_stages_come_in_order_and_leases_end_in_reverse() -> None:
     [
         ("resolve tiny to generate", ["written down"]),
         ("count", ["written down"]),
-        ("reserve", ["written down"]),
-        ("ask the cache", ["settle", "written down"]),
-        ("check", ["settle", "written down"]),
-        ("turn", ["settle", "written down"]),
-        ("lease", ["turn over", "settle", "written down"]),
-        ("run job on b", ["lease over", "turn over", "settle", "written down"]),
+        ("ask the cache", ["written down"]),
+        ("reserve", ["asked", "written down"]),
+        ("answer", ["settle", "asked", "written down"]),
+        ("check", ["settle", "asked", "written down"]),
+        ("turn", ["settle", "asked", "written down"]),
+        ("lease", ["turn over", "settle", "asked", "written down"]),
+        ("run job on b", ["lease over", "turn over", "settle", "asked", "written down"]),
     ],
 )
 @pytest.mark.parametrize("error", [Overloaded("busy"), asyncio.CancelledError(), RuntimeError("bug")])
@@ -178,4 +189,4 @@ async def test_a_deadline_that_passed_ends_the_request_at_its_next_wait() -> Non
     stages = Stages()
     with pytest.raises(DeadlineExceeded):
         await pipeline(stages).run(new_call(seconds=0), Body(), Silent())
-    assert stages.done[-4:] == ["lease over", "turn over", "settle", "written down"]
+    assert stages.done[-5:] == ["lease over", "turn over", "settle", "asked", "written down"]

@@ -231,6 +231,23 @@ async def test_a_silent_valkey_costs_one_request_one_wait(
             assert (await ask(gateway, **limited))[0] == "hit-exact"
 
 
+async def test_limits_and_cache_ask_valkey_in_one_round_trip(
+    start: StartGateway, store: KeyStore, valkey_url: str
+) -> None:
+    delay_ms, address = 100.0, urlsplit(valkey_url)
+    _, secret = await store.create(tenant="acme", name="limited", scopes=SCOPES, limits=Limits(requests_per_minute=99))
+    limited = {"authorization": f"Bearer {secret}"}
+    with FaultyProxy(str(address.hostname), int(address.port or 0)) as proxy:
+        variables = {"TRIREME_CACHE": "exact", "TRIREME_VALKEY_CALL_TIMEOUT_S": "5"}
+        async with start(**variables, TRIREME_VALKEY_URL=proxy.url) as gateway:
+            await waited_ms(gateway, 1, limited)
+            proxy.delay_s = delay_ms / 1000
+            waited = await waited_ms(gateway, 2, limited)
+            assert waited["limits"] >= 2 * delay_ms
+            assert waited["cache"] < delay_ms
+            proxy.heal()
+
+
 async def waited_ms(gateway: Gateway, number: int, headers: dict[str, str]) -> dict[str, float]:
     """For limits and cache, of a request that nobody has sent before."""
     body = BODY | {"seed": number}

@@ -174,7 +174,8 @@ async def test_a_gateway_without_valkey_is_degraded_and_ready(
     headers = await limited_key(store, limits=Limits(requests_per_minute=2))
     address = urlsplit(valkey_url)
     with FaultyProxy(str(address.hostname), int(address.port or 0)) as proxy:
-        async with start(TRIREME_VALKEY_URL=proxy.url, TRIREME_LIMITS_HEARTBEAT_S="0.05") as gateway:
+        quick = {"TRIREME_VALKEY_CALL_TIMEOUT_S": "0.05", "TRIREME_LIMITS_HEARTBEAT_S": "0.05"}
+        async with start(TRIREME_VALKEY_URL=proxy.url, **quick) as gateway:
             statuses = []
             proxy.black_hole = True
             started = time.monotonic()

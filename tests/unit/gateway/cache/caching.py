@@ -202,7 +202,8 @@ class Gateway:
     async def answer(self, call: Call, engine: Engine, job: GenerationJob, sent: Sent) -> None:
         """Within its time, and everything that was posted has been sent then."""
         async with call.limit:
-            await self.cache.answer(call, job, sent, engine)
+            with self.cache.answering(call, job, sent, engine) as answer:
+                await answer()
         await self.outbox.flush()
 
     def value(self, name: str) -> float:

@@ -18,10 +18,10 @@ from gateway.cache.shelf import Amount
 from gateway.core.call import Serving
 from gateway.core.freshness import Freshness
 from gateway.core.identity import CachePolicy
-from gateway.errors import BackendFailed
+from gateway.errors import BackendFailed, RateLimited
 from tests.support.proxy import FaultyProxy
 from tests.support.valkey import hanging
-from tests.unit.gateway.cache.caching import MODEL, WHOLE, Engine, Gateway, call, job
+from tests.unit.gateway.cache.caching import MODEL, WHOLE, Engine, Gateway, Sent, call, job
 from tests.unit.gateway.waiting import until
 
 
@@ -127,6 +127,21 @@ async def test_what_answers_share_outlives_them(redis: Redis, engine: Engine) ->
         assert all(100_000 <= one <= 200_000 for one in left)
         for name in shared:
             await redis.pexpire(f"trireme:{{cache:acme}}:{name}", 99_000)
+
+
+@pytest.mark.parametrize("asked", [True, False], ids=["asked", "asking"])
+async def test_nobody_waits_for_who_was_refused(gateway: Gateway, redis: Redis, engine: Engine, asked: bool) -> None:
+    """Limits decide while Valkey is asked, or after that."""
+    lease, refused = "trireme:{cache:acme}:l:*", call(1)
+    with pytest.raises(RateLimited), gateway.cache.answering(refused, job(), Sent(), engine):
+        await asyncio.sleep(0)
+        while asked and not await redis.keys(lease):  # noqa: ASYNC110 - Valkey tells nobody
+            await asyncio.sleep(0)
+        raise RateLimited("slowly", retry_after=1.0)
+    async with asyncio.timeout(2):
+        while await redis.keys(lease):
+            await gateway.outbox.flush()
+    assert engine.calls == []
 
 
 async def test_a_client_may_want_a_younger_answer(gateway: Gateway, engine: Engine) -> None:
