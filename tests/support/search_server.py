@@ -9,7 +9,7 @@ import asyncio
 import re
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -174,7 +174,8 @@ def _options(arguments: Arguments) -> tuple[dict[str, bytes], tuple[str, ...], i
 class SearchServer:
     """On a free port of 127.0.0.1, in a thread of its own; `url`: of the real Valkey. May be set at any time:
 
-    `offers`: whether the module is loaded. `broken`: whether every search fails. `asked`: the commands of the module.
+    `offers`: whether the module is loaded. `broken`: whether every search fails, `hangs`: is never answered,
+    `careless`: forgets what it should filter. `asked`: the commands of the module.
     """
 
     def __init__(self, url: str) -> None:
@@ -189,7 +190,7 @@ class SearchServer:
         self.schemas: dict[str, Schema] = {}
         self.asked: list[list[bytes]] = []
         self.offers = True
-        self.broken = False
+        self.broken = self.hangs = self.careless = False
         self.port = 0
 
     def __enter__(self) -> Self:
@@ -211,7 +212,7 @@ class SearchServer:
 
     def begin(self) -> None:
         """As new."""
-        self.offers, self.broken = True, False
+        self.offers, self.broken, self.hangs, self.careless = True, False, False, False
         self.schemas.clear()
         self.asked.clear()
 
@@ -245,10 +246,12 @@ class SearchServer:
             while data := await reader.read(1 << 16):
                 commands.feed(data)
                 while (words := commands.gets()) is not False:
+                    if self.hangs and words[0] == b"FT.SEARCH":
+                        await asyncio.Event().wait()
                     writer.write(self._own(words) or await _passed_on(words, upstream_reader, upstream))
                 await writer.drain()
-        except (ConnectionError, asyncio.IncompleteReadError):
-            pass
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass  # either side left, or the server ends
         finally:
             self._clients.discard(writer)
             upstream.close()
@@ -285,7 +288,7 @@ class SearchServer:
             schema, search = parse_search(arguments, self.schemas)
             if self.broken:
                 raise Refused("out of order")
-            return self._search(schema, search)
+            return self._search(schema, replace(search, tags=()) if self.careless else search)
         raise Refused(f"unknown command '{name.decode()}'")
 
     def _search(self, schema: Schema, search: Search) -> list[Any]:

@@ -147,7 +147,9 @@ class AtOnce:
 class Gateway:
     """One gateway's cache. `serving`: what would answer."""
 
-    def __init__(self, redis: Redis, *, name: str = "one", patience_s: float = 5.0, **given: Any) -> None:
+    def __init__(
+        self, redis: Redis, *, name: str = "one", patience_s: float = 5.0, search_patience_s: float = 5.0, **given: Any
+    ) -> None:
         self.now = 1000.0
         self.day = "2026-01-01"
         self.metrics = Metrics()
@@ -165,7 +167,7 @@ class Gateway:
         self.shelf = Shelf(self.valkey, self.outbox, settings, name, self.metrics.cache_stores)
         self.memory = Memory(settings.local_bytes, settings.local_s, lambda: self.now)
         self.plans = Plans()
-        side = SideLine(aside, patience, clock=self._time)
+        side = SideLine(aside, ValkeySettings(call_timeout_s=search_patience_s), clock=self._time)
         self.nearest = build_nearest(
             self.shelf, AtOnce(), side, settings, self.metrics, clock=self._time, monotonic=self._time
         )

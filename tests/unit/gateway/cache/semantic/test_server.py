@@ -125,6 +125,30 @@ async def test_a_server_that_refuses_is_left_alone_for_a_while(offering: Redis, 
     assert (gauge(gateway, "server"), len(search_server.commands("FT.SEARCH"))) == (1, 2)
 
 
+async def test_a_server_that_forgets_its_filter_gives_nobody_what_is_of_others(
+    offering: Redis, search_server: SearchServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    search_server.careless = True
+    gateway = gateway_of(offering)
+    assert [await outcome(gateway, text) for text in (FIRST, AGAIN)] == ["miss", "hit-semantic"]
+    stranger, sibling = caller(2, tenant="other"), caller(3)
+    assert await gateway.ask(stranger, Engine(), asked(AGAIN)) == WHOLE
+    assert await gateway.ask(sibling, Engine(), asked(AGAIN, max_tokens=9)) == WHOLE
+    assert (stranger.cache, sibling.cache) == ("miss", "miss")
+    assert caplog.text.count("of another partition") >= 2
+
+
+async def test_a_search_that_hangs_costs_its_time_and_holds_up_nothing_else(
+    offering: Redis, search_server: SearchServer
+) -> None:
+    gateway = gateway_of(offering, search_patience_s=0.05)
+    await outcome(gateway, FIRST)
+    search_server.hangs = True
+    assert [await outcome(gateway, text) for text in (AGAIN, FIRST)] == ["miss", "hit-exact"]
+    assert looked(gateway, "skipped", "valkey") == 1
+    assert gateway.valkey.available
+
+
 async def test_a_question_goes_when_its_answer_goes(offering: Redis) -> None:
     gateway = gateway_of(offering, ttl_s=50.0)
     await outcome(gateway, FIRST)
