@@ -98,7 +98,7 @@ def build_cache(settings: Settings, metrics: Metrics, helpers: Helpers, serving_
     shelf = Shelf(helpers.valkey, helpers.outbox, own, secrets.token_hex(8), metrics.cache_stores)
     memory = Memory(own.local_bytes, own.local_s, time.monotonic)
     encoder = settings.models.embedding_model_name
-    nearest = build_nearest(shelf, helpers.threads, helpers.aside, own, metrics)
+    nearest = build_nearest(shelf, helpers.threads, helpers.aside, own, metrics, cluster=settings.auth.valkey_cluster)
     semantic = Semantic(shelf, helpers.plans, nearest, own, metrics, encoder=encoder)
     return Cache(shelf, memory, own, metrics, serving_of, semantic=semantic), nearest
 
@@ -110,6 +110,7 @@ def build_nearest(
     settings: CacheSettings,
     metrics: Metrics,
     *,
+    cluster: bool = False,
     clock: Callable[[], float] = time.time,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> Nearest:
@@ -119,4 +120,4 @@ def build_nearest(
     if settings.semantic_search == "local":
         return local
     fallback = local if settings.semantic_search == "auto" else None
-    return OfferedSearch(ServerSearch(aside, monotonic), fallback, metrics.cache_semantic_server)
+    return OfferedSearch(ServerSearch(aside, cluster=cluster, clock=monotonic), fallback, metrics.cache_semantic_server)

@@ -21,12 +21,13 @@ SCHEMA: Final = 1
 # Servers reckon in single precision, too.
 TOLERANCE: Final = 1e-3
 OFFERED: Final[Command] = (b"COMMAND", b"INFO", b"FT.SEARCH")
+_KEY_AT: Final = 3
 _TOLD: Final = ("distance", "owner", "partition", "text", "until")
 
 
 def index_name(dimensions: int) -> str:
-    """Without braces: it is of the whole cluster."""
-    return f"trireme-questions-{SCHEMA}-{dimensions}"
+    """Without braces: it is of the whole cluster. Rights that name keys may count it as one."""
+    return f"trireme:questions:{SCHEMA}:{dimensions}"
 
 
 def create_command(dimensions: int) -> Command:
@@ -56,18 +57,23 @@ def search_command(owner: str, question: Question, vector: Vectors, timeout_ms: 
     )
 
 
-def is_offered(answer: Any) -> bool:
-    """To OFFERED."""
-    return isinstance(answer, list) and bool(answer) and bool(answer[0])
+def is_offered(answer: Any, *, cluster: bool) -> bool:
+    """To OFFERED: name, arity, flags, place of the first key and more. In a cluster, a search that takes the name of
+    its index for a key looks at one node only.
+    """
+    if not (isinstance(answer, list) and answer and isinstance(answer[0], list) and len(answer[0]) > _KEY_AT):
+        return False
+    return not cluster or answer[0][_KEY_AT] == 0
 
 
 def nearest_in(answer: Any, owner: str, question: Question, floor: float) -> list[Near]:
-    """In the answer to a search: number of hits, then key and fields of each. What makes no sense, or is not of this
-    owner and partition, is left out, whatever the filter was.
+    """In the answer to a search: number of hits, then key and fields of each, none for what has gone meanwhile. What
+    makes no sense, or is not of this owner and partition, is left out, whatever the filter was.
     """
     hits = zip(answer[1::2], answer[2::2], strict=False) if isinstance(answer, list) else ()
-    found = [near for key, fields in hits if (near := _near(key, fields, owner, question)) is not None]
-    return sorted((near for near in found if near.similarity >= floor), key=lambda near: -near.similarity)
+    there = [_near(key, fields, owner, question) for key, fields in hits if fields is not None]
+    found = [near for near in there if near is not None and near.similarity >= floor]
+    return sorted(found, key=lambda near: -near.similarity)
 
 
 def _near(key: Any, fields: Any, owner: str, question: Question) -> Near | None:

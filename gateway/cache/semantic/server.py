@@ -26,11 +26,12 @@ PATIENCE_S: Final = 60.0
 class ServerSearch:
     """Searches go over a line of their own: whatever they take, nothing else waits behind them.
 
-    `clock`: monotonic seconds.
+    `cluster`: a search must be one of all nodes. `clock`: monotonic seconds.
     """
 
-    def __init__(self, line: SideLine, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, line: SideLine, *, cluster: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
         self._line = line
+        self._cluster = cluster
         self._clock = clock
         self._indexed: set[int] = set()
         self._offered: bool | None = None
@@ -55,7 +56,7 @@ class ServerSearch:
             (answer,) = await self._line.ask([OFFERED])
         finally:
             self._looking = False
-        self._learn(is_offered(answer))
+        self._learn(is_offered(answer, cluster=self._cluster))
         return self.offered
 
     async def search(self, owner: str, question: Question, vector: Vectors, floor: float) -> list[Near]:

@@ -35,7 +35,7 @@ def hit(key: bytes = KEY, **changes: str | None) -> list[Any]:
 
 def test_an_index_is_made_of_hashes_under_one_prefix() -> None:
     assert words(create_command(384)) == (
-        b"FT.CREATE trireme-questions-1-384 ON HASH PREFIX 1 trireme:question: SCHEMA owner TAG partition TAG "
+        b"FT.CREATE trireme:questions:1:384 ON HASH PREFIX 1 trireme:question: SCHEMA owner TAG partition TAG "
         b"vector VECTOR FLAT 6 TYPE FLOAT32 DIM 384 DISTANCE_METRIC COSINE"
     ).split(b" ")
 
@@ -44,7 +44,7 @@ def test_a_search_names_its_owner_and_its_partition() -> None:
     query = f"(@owner:{{{OWN}}} @partition:{{p0a}})=>[KNN 32 @vector $asked AS distance]".encode()
     options = b"RETURN 5 distance owner partition text until LIMIT 0 32 TIMEOUT 50 DIALECT 2".split(b" ")
     said = words(search_command("acme", ASKED, VECTOR, 50))
-    assert said == [b"FT.SEARCH", b"trireme-questions-1-3", query, b"PARAMS", b"2", b"asked", BYTES, *options]
+    assert said == [b"FT.SEARCH", b"trireme:questions:1:3", query, b"PARAMS", b"2", b"asked", BYTES, *options]
 
 
 @pytest.mark.parametrize("partition", ["", "*", "p|q", "p} @owner:{x", "p q", "pé"])
@@ -55,8 +55,14 @@ def test_a_partition_that_could_be_read_as_a_query_is_none(partition: str) -> No
 
 def test_whether_a_search_is_offered() -> None:
     assert words(OFFERED) == [b"COMMAND", b"INFO", b"FT.SEARCH"]
-    assert is_offered([[b"ft.search", -3, [], 0, 0, 0]])
-    assert not any(is_offered(answer) for answer in ([None], [[]], [], None, hiredis.ReplyError("NOPERM")))
+    wrong = ([None], [[]], [], None, [[b"ft.search"]], hiredis.ReplyError("NOPERM"))
+    assert not any(is_offered(answer, cluster=False) for answer in wrong)
+
+
+@pytest.mark.parametrize(("first_key", "in_a_cluster"), [(0, True), (1, False)])
+def test_in_a_cluster_only_a_search_of_all_nodes_is_one(first_key: int, in_a_cluster: bool) -> None:
+    answer = [[b"ft.search", -3, [], first_key, first_key, 0]]
+    assert (is_offered(answer, cluster=False), is_offered(answer, cluster=True)) == (True, in_a_cluster)
 
 
 def test_what_was_found_is_sorted_by_how_near_it_is() -> None:
@@ -82,15 +88,19 @@ def test_what_was_found_is_sorted_by_how_near_it_is() -> None:
         hit(distance="-1"),
         hit(distance="near"),
         hit(until=None),
-        [KEY, None],
         [KEY, [b"distance"]],
         [7, FIELDS],
     ],
-    ids=["owner", "partition", "key", "no key", "nobody", "nan", "too near", "word", "until", "nil", "odd", "number"],
+    ids=["owner", "partition", "key", "no key", "nobody", "nan", "too near", "word", "until", "odd", "number"],
 )
 def test_what_is_not_of_this_partition_or_makes_no_sense_is_left_out(wrong: list[Any]) -> None:
     found = nearest_in([2, *wrong, *hit()], "acme", ASKED, 0.9)
     assert [near.entry.name for near in found] == ["tiny@1:abc"]
+
+
+def test_what_has_gone_meanwhile_is_left_out_without_a_word(caplog: pytest.LogCaptureFixture) -> None:
+    assert [near.entry.name for near in nearest_in([2, KEY, None, *hit()], "acme", ASKED, 0.9)] == ["tiny@1:abc"]
+    assert caplog.text == ""
 
 
 @pytest.mark.parametrize("answer", [[0], [], None, b"OK", 3, {b"results": []}])
@@ -108,7 +118,7 @@ def test_the_stand_in_takes_exactly_these() -> None:
 @pytest.mark.parametrize(
     ("good", "bad"),
     [
-        (b"trireme-questions-1-3", b"trireme-questions-1-4"),
+        (b"trireme:questions:1:3", b"trireme:questions:1:4"),
         (b"DIALECT", b"DIALEKT"),
         (b"2", b"3"),
         (b"asked", b"other"),
@@ -147,7 +157,7 @@ def test_the_stand_in_refuses_queries_that_are_none(query: bytes) -> None:
 @pytest.mark.parametrize(
     ("good", "bad"),
     [
-        (b"trireme-questions-1-3", b"trireme{questions}"),
+        (b"trireme:questions:1:3", b"trireme{questions}"),
         (b"trireme:question:", b"trireme:question:{cache:acme}"),
         (b"FLOAT32", b"FLOAT31"),
         (b"TAG", b"TEXT"),

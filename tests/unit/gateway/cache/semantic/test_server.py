@@ -172,7 +172,7 @@ async def test_the_server_finds_what_the_gateway_would_and_never_what_is_of_othe
 ) -> None:
     async with Redis.from_url(url) as redis:
         await redis.flushdb()
-        gateway = Gateway(redis, semantic_search=where, tenant_bytes=10**9)
+        gateway = await indexing(redis, semantic_search=where, tenant_bytes=10**9)
         kept = {(owner, f"n{seed}"): partition for owner, partition, seed in puts}
         for owner, partition, number in puts:
             question = encode_question(owner, Question(f"{owner} {partition}", partition), vector(number), 1e12)
@@ -196,7 +196,7 @@ async def test_the_server_finds_what_the_gateway_would_and_never_what_is_of_othe
 async def test_only_some_of_many_are_fetched(url: str, where: str) -> None:
     async with Redis.from_url(url) as redis:
         await redis.flushdb()
-        gateway = Gateway(redis, semantic_search=where)
+        gateway = await indexing(redis, semantic_search=where)
         for number in range(NEAREST + 8):
             close = unit(vector(1) + 0.002 * number * vector(2))
             question = encode_question("acme", Question("?", "p"), close, 1e12)
@@ -209,6 +209,14 @@ async def test_only_some_of_many_are_fetched(url: str, where: str) -> None:
 
 def vector(seed: int) -> np.ndarray[Any, np.dtype[np.float32]]:
     return unit(np.random.default_rng(seed).standard_normal(16).astype(np.float32))
+
+
+async def indexing(redis: Redis, **given: Any) -> Gateway:
+    """From here on: what was stored before an index was made, servers add to it in the background."""
+    gateway = Gateway(redis, **given)
+    await gateway.nearest.prepare("nobody")
+    assert await gateway.nearest.search("nobody", Question("?", "p"), vector(0), FLOOR) == []
+    return gateway
 
 
 async def hang_up(gateway: Gateway, server: SearchServer) -> None:
