@@ -220,6 +220,7 @@ async def test_a_silent_valkey_costs_one_request_one_wait(
     with FaultyProxy(str(address.hostname), int(address.port or 0)) as proxy:
         async with start(**variables, TRIREME_VALKEY_URL=proxy.url, TRIREME_VALKEY_RETRY_S="0.05") as gateway:
             assert (await ask(gateway, **limited))[0] == "miss"
+            await gateway.app[OUTBOX].flush()
             proxy.black_hole = True
             waits = [await waited_ms(gateway, number, limited) for number in range(6)]
             assert waits[0]["limits"] >= patience_ms
