@@ -15,6 +15,7 @@ from gateway.admission.line import Line, Ticket
 from gateway.admission.scheduler import Scheduler, no_strain
 from gateway.admission.settings import AdmissionSettings
 from gateway.admission.state import AdmissionState, describe
+from gateway.admission.waiting import WaitingTenants
 from gateway.core.call import Call
 from gateway.core.identity import PRIORITY_CLASSES, PriorityClass, at_most
 from gateway.errors import ClientGone, GatewayError, ShuttingDown
@@ -232,6 +233,7 @@ class Gate:
         metrics.token_limit.set_function(lambda: scheduler.token_limit)
         for name, line in scheduler.lines.items():
             _measure_line(metrics, name, line)
+        metrics.registry.register(WaitingTenants(scheduler.lines))
         self._wait_seconds = {name: metrics.wait_seconds.labels(name) for name in scheduler.lines}
         self._refusals = cache(metrics.refusals.labels)
 

@@ -133,6 +133,10 @@ class Line:
         """Of equal ones the earlier."""
         return self._by_size.first()
 
+    def tenants(self) -> Iterator[tuple[str, int]]:
+        """Those who wait, each with how many requests."""
+        return ((name, one.queued) for name, one in self._tenants.items())
+
     def load(self, tenant: str) -> tuple[int, int]:
         """Requests and tokens of this tenant that wait."""
         found = self._tenants.get(tenant)

@@ -11,6 +11,7 @@ import pytest
 from control_plane.settings import reference as control_reference
 from gateway.accounting.entries import Entry
 from gateway.accounting.identities import Identities
+from gateway.admission.waiting import WaitingTenants
 from gateway.api.endpoints import ANY_KEY, Endpoint, endpoints
 from gateway.config import reference
 from gateway.errors import GatewayError
@@ -122,7 +123,7 @@ def test_the_settings_of_stack_and_models_are_documented() -> None:
 
 
 def test_the_metrics_are_those_of_the_gateway() -> None:
-    families = [*Metrics().registry.collect(), *Identities(1).collect()]
+    families = [*Metrics().registry.collect(), *Identities(1).collect(), *WaitingTenants({}).collect()]
     ours = [family for family in families if family.name.startswith("trireme_")]
     exported = {f"{family.name}_total" if family.type == "counter" else family.name for family in ours}
     documented = {span.partition("{")[0] for row in OPERATIONS.rows("Metrics") for span in spans(row[0])}
