@@ -104,6 +104,24 @@ def test_several_urgent_requests_take_several_slots_at_once(build: Build) -> Non
     assert exact(steps, "old", prompt(1), 60) and exact(steps, "new", prompt(2), 60)
 
 
+def test_sixteen_slots_change_hands_and_every_answer_is_its_own(build: Build) -> None:
+    slots = 16
+    steps = build(slots=slots, blocks=400, budget=2048)
+    for number in range(slots):
+        steps.add(f"batch {number}", prompt(number), 60, BATCH)
+    for _ in range(10):
+        steps.step()
+    for number in range(slots):
+        steps.add(f"urgent {number}", prompt(100 + number), 5, INTERACTIVE)
+    steps.step()
+    assert steps.running() == {f"urgent {number}" for number in range(slots)}
+    steps.run()
+    for number in range(slots):
+        assert steps.preemptions(f"batch {number}") == 1
+        assert exact(steps, f"batch {number}", prompt(number), 60)
+        assert exact(steps, f"urgent {number}", prompt(100 + number), 5)
+
+
 def test_a_request_is_paused_twice_and_then_left_in_peace(build: Build) -> None:
     steps = two_of_batch(build)
     for number in range(12):

@@ -1,8 +1,10 @@
 """An engine full of batch work lets urgent requests through, and loses nothing of what it pauses: vLLM, no Triton."""
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import pytest
@@ -13,7 +15,7 @@ from python_backends.llm.engine import EngineError, EngineState
 from python_backends.llm.host import EngineHost
 from python_backends.llm.preemption import MAX_PREEMPTIONS
 from python_backends.llm.vllm_engine import VllmEngine
-from python_backends.messages import Constraint, Event, FinishReason, Plan, Sampling
+from python_backends.messages import Constraint, Event, FinishReason, Plan, Sampling, TokenLogprob
 from tests.support.gateway import wait_until
 from trireme.models import prepare_models
 from trireme.settings import load_settings
@@ -22,6 +24,10 @@ from trireme.triton import triton_environment
 pytestmark = pytest.mark.e2e
 INTERACTIVE, BATCH = 0, 2
 SLOTS = 2
+# `MANY_SLOTS=16`: the same with so many slots, in an engine of its own.
+MANY_SLOTS = int(os.environ.get("MANY_SLOTS", "0"))
+# Natural logarithm: two tokens whose probabilities differ by less are a tie, which rounding decides.
+TIE = 1e-3
 BLOCK = 32
 MAX_MODEL_LEN = 16 * BLOCK
 URGENT_TOKENS = 3
@@ -39,6 +45,7 @@ class Stream:
     ids: list[int] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
     text: str = ""
+    scored: list[TokenLogprob | None] = field(default_factory=list)
     last: Event | None = None
     error: EngineError | None = None
 
@@ -46,6 +53,7 @@ class Stream:
         self.ids += token_ids
         self.times += [time.monotonic()] * len(token_ids)
         self.text += text
+        self.scored += event.prompt_logprobs or []
         self.last = event if final else None
 
     def fail(self, error: EngineError) -> None:
@@ -87,18 +95,18 @@ class Run:
     state: EngineState
 
 
-@pytest.fixture(scope="module")
-def host() -> Iterator[EngineHost]:
-    """Two slots, and as many KV blocks as one request of the greatest length takes."""
+@contextmanager
+def engine_host(slots: int, requests: int) -> Iterator[EngineHost]:
+    """With so many slots, and as many KV blocks as so many requests of the greatest length take."""
     settings = load_settings(environ={})
     prepare_models(settings, lambda line: None)
     arguments = {
         **settings.engine_args,
         "model": str(settings.model.path),
-        "max_num_seqs": SLOTS,
+        "max_num_seqs": slots,
         "max_model_len": MAX_MODEL_LEN,
         "block_size": BLOCK,
-        "num_gpu_blocks_override": 1 + MAX_MODEL_LEN // BLOCK,
+        "num_gpu_blocks_override": 1 + requests * MAX_MODEL_LEN // BLOCK,
         "enable_prefix_caching": True,
         "scheduling_policy": "priority",
     }
@@ -113,9 +121,22 @@ def host() -> Iterator[EngineHost]:
 
 
 @pytest.fixture(scope="module")
-def ask(host: EngineHost) -> Ask:
-    tokenizer = Tokenizer.from_file(str(load_settings(environ={}).model.path / "tokenizer.json"))
+def host() -> Iterator[EngineHost]:
+    with engine_host(SLOTS, requests=1) as host:
+        yield host
 
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer.from_file(str(load_settings(environ={}).model.path / "tokenizer.json"))
+
+
+@pytest.fixture(scope="module")
+def ask(host: EngineHost, tokenizer: Tokenizer) -> Ask:
+    return asking(host, tokenizer)
+
+
+def asking(host: EngineHost, tokenizer: Tokenizer) -> Ask:
     def submit(text: str, tokens: int, priority: int, schema: object = None) -> Stream:
         constraint = None if schema is None else Constraint(json_schema=json.dumps(schema))
         sampling = Sampling(max_tokens=tokens, temperature=0, ignore_eos=schema is None)
@@ -220,3 +241,49 @@ def test_an_urgent_request_takes_the_kv_blocks_of_batch_work(host: EngineHost, a
     assert again.ids == alone.ids and again.completion == LATE_TOKENS
     assert again.preemptions == 1
     assert host.state().preemptions == before + 1
+
+
+def crowd_of(slots: int) -> list[tuple[str, int, object]]:
+    """Batch work for all slots: texts, tokens, schemas. Every fourth is constrained."""
+    return [
+        (f"Nine numbers from {number} on as JSON, please:", 70, SCHEMA)
+        if number % 4 == 3
+        else (f"Ship number {number} left the harbour, and its crew", FREE_TOKENS, None)
+        for number in range(slots)
+    ]
+
+
+def surprises(host: EngineHost, prompt: Sequence[int], answer: Sequence[int]) -> list[float]:
+    """By how much each token of an answer is less likely than the likeliest there, when all are read at once."""
+    stream = Stream()
+    plan = Plan(sampling=Sampling(max_tokens=1, temperature=0, prompt_logprobs=1), priority=INTERACTIVE)
+    host.submit("", [*prompt, *answer], plan, stream)
+    await_end(stream)
+    scored = [one for one in stream.scored[len(prompt) :] if one is not None]
+    assert len(scored) == len(answer)
+    return [one.top[0].logprob - one.logprob for one in scored]
+
+
+@pytest.mark.skipif(not MANY_SLOTS, reason="MANY_SLOTS=16 starts another engine")
+def test_with_many_slots_paused_answers_are_those_of_an_undisturbed_run(tokenizer: Tokenizer) -> None:
+    """Batches of other sizes round differently. So free answers may part, but only where two tokens are a tie: each
+    token of both is the likeliest one after all those before it, and none is lost or repeated.
+    """
+    with engine_host(MANY_SLOTS, requests=MANY_SLOTS) as host:
+        ask, work = asking(host, tokenizer), crowd_of(MANY_SLOTS)
+        undisturbed = [ask(text, tokens, BATCH, schema) for text, tokens, schema in work]
+        await_end(*undisturbed)
+        disturbed = [ask(text, tokens, BATCH, schema) for text, tokens, schema in work]
+        for number, size in enumerate((MANY_SLOTS // 2, MANY_SLOTS, MANY_SLOTS)):
+            seen = len(disturbed[0].ids)
+            wait_until(lambda seen=seen: len(disturbed[0].ids) > seen + 4, "batch work goes on")
+            await_end(*(ask(f"{number}, {one}, and quickly:", URGENT_TOKENS, INTERACTIVE) for one in range(size)))
+        await_end(*disturbed)
+        for (text, _, schema), before, after in zip(work, undisturbed, disturbed, strict=True):
+            assert 1 <= after.preemptions <= MAX_PREEMPTIONS
+            assert after.completion == len(after.ids)
+            if schema is not None:
+                assert after.ids == before.ids
+                continue
+            for answer in {tuple(before.ids), tuple(after.ids)}:
+                assert max(surprises(host, tokenizer.encode(text).ids, answer)) < TIE
