@@ -14,6 +14,7 @@ from benchmarks import (
     embeddings,
     engine,
     experiments,
+    flood,
     identity,
     limits,
     overhead,
@@ -90,9 +91,15 @@ def run_scheduling(write: Write = False) -> None:
     _end(scheduling.run(write=write))
 
 
+@app.command("flood")
+def run_flood(rounds: int = 3, write: Write = False) -> None:
+    """One tenant's latency beside another's flood, on the scripted engine (about 3 minutes)."""
+    _end(flood.run(rounds, write=write))
+
+
 @app.command("preemption")
-def run_preemption(rounds: int = 4, write: Write = False) -> None:
-    """Interactive requests while batch work fills the engine, against vLLM's own policy (about 20 minutes)."""
+def run_preemption(rounds: int = 3, write: Write = False) -> None:
+    """Interactive requests while batch work fills the engine, against vLLM's own policy (about 17 minutes)."""
     _end(preemption.run(rounds, write=write))
 
 

@@ -22,15 +22,15 @@ from python_backends.messages import Plan, Sampling
 from trireme.settings import Settings, load_settings
 from trireme.triton import triton_environment
 
-SLOTS = (2, 16)
-REQUESTS = 10  # interactive ones, a round and engine
+REQUESTS = 20  # interactive ones, a round and engine
 WARM_UP = 2
 PROMPT_TOKENS = 32
 BATCH_TOKENS = 64
 INTERACTIVE, BATCH = 0, 2
-FILL_SECONDS = 5.0
-# Engine steps between interactive requests. A batch request pauses twice at most, so that their rate has a limit.
-PAUSE_STEPS = (10, 40)
+FILL_SECONDS = 3.0
+# Engine steps between interactive requests, by slots. A batch request pauses twice at most, so that their rate has a
+# limit: the more slots, the more of them there are to pause.
+PAUSE_STEPS = {2: (10, 30), 16: (4, 16)}
 GOAL = 1.5
 
 
@@ -72,7 +72,7 @@ def run(rounds: int, *, write: bool) -> bool:
     os.environ |= {
         name: value for name, value in triton_environment(settings).items() if name.startswith(("VLLM_", "HF_"))
     }
-    found = {slots: asyncio.run(compare(settings, slots, rounds)) for slots in SLOTS}
+    found = {slots: asyncio.run(compare(settings, slots, rounds)) for slots in PAUSE_STEPS}
     text, met = summary(found, rounds, settings)
     publish("preemption", text, write=write)
     return met
@@ -116,7 +116,7 @@ async def measure(engine: VllmEngine, source: Source, slots: int, requests: int,
         if not engine.state().waiting:
             raise RuntimeError(f"there is too little batch work for {slots} slots")
         for _ in range(requests):
-            await asyncio.sleep(pauses.uniform(*PAUSE_STEPS) * step)
+            await asyncio.sleep(pauses.uniform(*PAUSE_STEPS[slots]) * step)
             into.loaded.append(await source.ask(4, INTERACTIVE))
         into.steps += [step, await step_seconds(engine)]
     while engine.state().running:
