@@ -245,10 +245,12 @@ class SearchServer:
         try:
             while data := await reader.read(1 << 16):
                 commands.feed(data)
+                answers: list[bytes] = []  # what comes together is answered together, as servers do
                 while (words := commands.gets()) is not False:
                     if self.hangs and words[0] == b"FT.SEARCH":
                         await asyncio.Event().wait()
-                    writer.write(self._own(words) or await _passed_on(words, upstream_reader, upstream))
+                    answers.append(self._own(words) or await _passed_on(words, upstream_reader, upstream))
+                writer.write(b"".join(answers))
                 await writer.drain()
         except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass  # either side left, or the server ends
