@@ -24,8 +24,9 @@ PATIENCE_S = 10.0
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedStack]:
     state = tmp_path_factory.mktemp("stack")
-    # Two cores that are busy with other tests take longer for an embedding than a request should wait.
-    gateway = {"cache": {"semantic_timeout_s": 5.0}, "triton": {"plan_timeout_s": 5.0}}
+    # Two cores that are busy with other tests take longer for an embedding than a request should wait. A hit tells that
+    # an answer is in Valkey only if the gateway keeps none by itself.
+    gateway = {"cache": {"semantic_timeout_s": 5.0, "local_s": 0.0}, "triton": {"plan_timeout_s": 5.0}}
     settings = isolated_settings(state, engine="scripted", embedding_args={"scripted": False}, gateway=gateway)
     with EmbeddedStack(settings) as running:
         yield running
