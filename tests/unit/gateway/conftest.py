@@ -132,7 +132,9 @@ async def running_gateway(
         if keys:
             await app[AUTHENTICATOR].loaded.wait()
         url = "http://{}:{}".format(*runner.addresses[0][:2])
-        async with aiohttp.ClientSession(url, headers={"authorization": f"Bearer {secret}"}) as client:
+        as_many_as_it_takes = aiohttp.TCPConnector(limit=0)
+        headers = {"authorization": f"Bearer {secret}"}
+        async with aiohttp.ClientSession(url, connector=as_many_as_it_takes, headers=headers) as client:
             yield Gateway(app, client, url)
     finally:
         await runner.cleanup()
