@@ -15,6 +15,7 @@ from trireme.stack import EmbeddedStack
 
 pytestmark = pytest.mark.e2e
 SEED = 20260601
+REQUESTS = 16
 # Tokens that a quick engine makes until it hears that nobody wants them, of 1,500 that it was asked for.
 SOON = 20
 WORDS = ["sail", "oar", "mast", "keel", "rope", "wind", "tide", "star", "🛶", "naïve", "harbour", "anchor"]
@@ -120,7 +121,7 @@ def test_the_ledger_has_what_the_client_was_told_and_the_engine_computed(
 ) -> None:
     chance = random.Random(SEED)
     before = computed(stack, direct)
-    answers = ask_all(gateway, "single", [single(chance, model) for _ in range(24)])
+    answers = ask_all(gateway, "single", [single(chance, model) for _ in range(REQUESTS)])
     found = written(stack, "single", len(answers))
     check(found, answers)
     after = computed(stack, direct)
@@ -132,7 +133,7 @@ def test_answers_of_all_kinds_and_refusals_have_an_entry_each(
     stack: EmbeddedStack, gateway: GatewayClient, model: str
 ) -> None:
     chance = random.Random(SEED)
-    requests = [several(chance, model, stack.settings.embedding_model.name) for _ in range(24)]
+    requests = [several(chance, model, stack.settings.embedding_model.name) for _ in range(REQUESTS)]
     answers = ask_all(gateway, "several", requests)
     assert {status for status, _ in answers.values()} == {200, 400, 404}
     check(written(stack, "several", len(answers)), answers)

@@ -26,9 +26,9 @@ pytestmark = pytest.mark.e2e
 ADAPTERS = "/admin/v1/adapters"
 TAUGHT = {"boats": "Boats, boats, boats.", "stars": "Stars above, stars below."}
 MAX_LORAS, IN_MEMORY = 2, 4
-SWAPS = int(os.environ.get("SWAPS", "20"))
+SWAPS = int(os.environ.get("SWAPS", "12"))
 # Caches of the allocator fill during the first swaps; after them memory may not grow with their number.
-WARM_UP = SWAPS // 5
+WARM_UP = SWAPS // 4
 GROWTH_BYTES = 64 * 1024 * 1024
 QUESTION: list[Any] = [{"role": "user", "content": "What is the capital of France?"}]
 # Of logarithms of probabilities: what another batch may change by rounding, and what an adapter changes at least.

@@ -58,6 +58,7 @@ VARIED = [
     tool("mapped", {}, patternProperties={"^[a-z]{1,6}$": BOUNDED}, minProperties=1, maxProperties=2),
     tool("many-of_them", dict.fromkeys("abcdefgh", BOUNDED), *"abcdefgh"),
 ]  # fmt: skip
+SOME = VARIED[::4]
 
 
 def check(call: Any, tools: list[Any]) -> dict[str, Any]:
@@ -103,14 +104,14 @@ def test_a_required_call_is_of_one_of_the_tools(client: openai.OpenAI, model: st
         answer = client.chat.completions.create(
             model=model,
             messages=ASK,
-            tools=VARIED,
+            tools=SOME,
             tool_choice="required",
             parallel_tool_calls=False,
             seed=seed,
             max_tokens=200,
         )
         (call,) = answer.choices[0].message.tool_calls or ()
-        check(call, VARIED)
+        check(call, SOME)
 
 
 def streamed(client: openai.OpenAI, **fields: Any) -> tuple[list[Any], dict[int, list[Any]]]:
@@ -130,7 +131,7 @@ def test_a_stream_has_the_calls_of_the_whole_answer_as_they_are_written(client: 
         "tools": [WEATHER, TIME],
         "tool_choice": "required",
         "temperature": 0,
-        "max_tokens": 60,
+        "max_tokens": 40,
     }
     read(client, fields)
     whole = client.chat.completions.create(**fields).choices[0]
@@ -155,13 +156,14 @@ def read(client: openai.OpenAI, fields: dict[str, Any]) -> None:
 
 def test_several_calls_may_come_and_each_is_whole(client: openai.OpenAI, model: str) -> None:
     answer = client.chat.completions.create(
-        model=model, messages=ASK, tools=[TIME], tool_choice="required", seed=1, max_tokens=1200
+        model=model, messages=ASK, tools=[TIME], tool_choice="required", seed=1, max_tokens=CALL_TOKENS
     )
-    calls = answer.choices[0].message.tool_calls or []
-    assert 1 <= len(calls) <= 16
-    assert answer.choices[0].finish_reason == "tool_calls"
+    calls, finish = answer.choices[0].message.tool_calls or [], answer.choices[0].finish_reason
     assert len({call.id for call in calls}) == len(calls)
-    for call in calls:
+    assert finish in ("tool_calls", "length"), "it may go on up to the greatest number of calls"
+    whole = calls if finish == "tool_calls" else calls[:-1]
+    assert whole
+    for call in whole:
         check(call, [TIME])
 
 
