@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from gateway.accounting.entries import Entry
-from tests.support.gateway import LONG, GatewayClient, events, wait_until
+from tests.support.gateway import LONG, GatewayClient, events, plain_http, wait_until
 from tests.support.ledger import entries, usage_sums
 from tests.support.triton import DirectTriton
 from trireme.stack import EmbeddedStack
@@ -102,7 +102,7 @@ def check(found: dict[str, Entry], answers: dict[str, tuple[int, dict[str, Any]]
 
 
 def counter(stack: EmbeddedStack, name: str) -> float:
-    lines = httpx.get(stack.metrics_url, timeout=LONG).text.splitlines()
+    lines = plain_http().get(stack.metrics_url).text.splitlines()
     return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name + "{"))
 
 

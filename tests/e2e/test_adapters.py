@@ -16,7 +16,7 @@ import pytest
 
 from tests.support.adapters import shapes_of, train_adapters, write_adapter
 from tests.support.examples import check_example
-from tests.support.gateway import LONG, GatewayClient, wait_until
+from tests.support.gateway import LONG, GatewayClient, plain_http, wait_until
 from tests.support.markdown import blocks_for
 from tests.support.triton import DirectTriton
 from trireme.models import prepare_models
@@ -88,7 +88,7 @@ class Served:
 
     def sum_of(self, name: str) -> float:
         """Of a metric of the gateway or, copied to its page, of the engine."""
-        pages = [self.client.get("/metrics").text, httpx.get(self.stack.metrics_url, timeout=LONG).text]
+        pages = [self.client.get("/metrics").text, plain_http().get(self.stack.metrics_url).text]
         lines = [line for page in pages for line in page.splitlines() if line.startswith(name)]
         return sum(float(line.rpartition(" ")[2]) for line in lines)
 

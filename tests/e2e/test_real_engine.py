@@ -8,7 +8,7 @@ import httpx
 import openai
 import pytest
 
-from tests.support.gateway import LONG, Asker, wait_until
+from tests.support.gateway import LONG, Asker, plain_http, wait_until
 from tests.support.triton import DirectTriton, text_of
 from trireme.stack import EmbeddedStack
 
@@ -114,7 +114,7 @@ def test_the_gateways_token_counts_are_the_engines_own(client: openai.OpenAI, mo
 
 
 def engine_counter(stack: EmbeddedStack, name: str) -> float:
-    lines = httpx.get(stack.metrics_url, timeout=LONG).text.splitlines()
+    lines = plain_http().get(stack.metrics_url).text.splitlines()
     return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name + "{"))
 
 
@@ -136,7 +136,7 @@ def test_the_engines_metrics_are_on_tritons_page(stack: EmbeddedStack, name: str
     wait_until(
         lambda: any(
             line.startswith(name + "{") and "model=" in line
-            for line in httpx.get(stack.metrics_url, timeout=LONG).text.splitlines()
+            for line in plain_http().get(stack.metrics_url).text.splitlines()
         ),
         f"{name} is exported",
     )

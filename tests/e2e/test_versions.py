@@ -11,7 +11,7 @@ import httpx
 import openai
 import pytest
 
-from tests.support.gateway import LONG, GatewayClient, wait_until
+from tests.support.gateway import GatewayClient, plain_http, wait_until
 from tests.support.versions import versions_of
 from trireme.errors import TriremeError
 from trireme.stack import EmbeddedStack
@@ -88,7 +88,7 @@ def test_other_weights_answer_beside_the_first_ones_and_go_again(
     assert "Paris" in text_of(first)
     assert text_of(second)
     assert "Paris" not in text_of(second)
-    wait_until(lambda: 'version="2"' in httpx.get(stack.metrics_url, timeout=LONG).text, "its metrics are exported")
+    wait_until(lambda: 'version="2"' in plain_http().get(stack.metrics_url).text, "its metrics are exported")
     story.join()
     assert story.finish in ("length", "stop")
     versions.unload("2", PATIENCE_S)

@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.support.adapters import shapes_of, write_adapter
-from tests.support.gateway import GatewayClient, events, wait_until
+from tests.support.gateway import GatewayClient, events, plain_http, wait_until
 from tests.support.triton import DirectTriton, text_of
 from trireme.cli import app
 from trireme.errors import TriremeError
@@ -57,7 +57,7 @@ class Fleet:
 
     def send(self, method: str, path: str, body: Any = None) -> httpx.Response:
         url = f"{self.client._stack.gateway_url}{ADAPTERS}{path}"
-        return httpx.request(method, url, json=body, headers=self.client.headers, timeout=30.0)
+        return plain_http().request(method, url, json=body, headers=self.client.headers)
 
     def shelf(self, backend: str) -> dict[str, Any]:
         return self.directs[backend].control(control="adapters")
@@ -71,7 +71,8 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     root = tmp_path_factory.mktemp("adapters")
 
     def stack(name: str, parts: set[str], **changes: Any) -> EmbeddedStack:
-        settings = isolated_settings(tmp_path_factory.mktemp(name), engine="scripted", **changes)
+        state = tmp_path_factory.mktemp(name)
+        settings = isolated_settings(state, engine="scripted", triton_models=("chat",), **changes)
         adapters = replace(settings.adapters, dir=root, max_loras=2, max_cpu_loras=PLACES)
         return EmbeddedStack(replace(settings, adapters=adapters), parts=parts)
 

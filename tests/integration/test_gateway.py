@@ -185,7 +185,7 @@ def test_the_wrong_key_is_refused_and_a_key_without_the_scope_forbidden(stack: E
 def tight(tmp_path: Path) -> Iterator[EmbeddedStack]:
     """Two places, and one to wait in."""
     gate = {"admission": {"max_running": 2, "max_queued": 1, "standard_timeout_s": 1.0}}
-    with EmbeddedStack(isolated_settings(tmp_path, gateway=gate)) as running:
+    with EmbeddedStack(isolated_settings(tmp_path, triton_models=("chat",), gateway=gate)) as running:
         yield running
 
 

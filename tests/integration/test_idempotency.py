@@ -10,7 +10,7 @@ import httpx
 import openai
 import pytest
 
-from tests.support.gateway import LONG, Asker, GatewayClient, wait_until
+from tests.support.gateway import LONG, Asker, GatewayClient, plain_http, wait_until
 from tests.support.triton import DirectTriton
 from trireme.stack import EmbeddedStack, isolated_settings
 
@@ -103,7 +103,7 @@ class Repeater:
     def status(self) -> int:
         headers = {**self._headers, "Content-Type": "application/json"}
         content = json.dumps(self._body)
-        return httpx.post(f"{self._url}/v1/chat/completions", content=content, headers=headers, timeout=60).status_code
+        return plain_http().post(f"{self._url}/v1/chat/completions", content=content, headers=headers).status_code
 
 
 def test_a_key_is_taken_while_its_request_runs_and_free_when_the_client_leaves(
@@ -122,7 +122,7 @@ def test_a_key_is_taken_while_its_request_runs_and_free_when_the_client_leaves(
 
 @pytest.fixture
 def breakable(tmp_path: Path) -> Iterator[EmbeddedStack]:
-    settings = isolated_settings(tmp_path, gateway={"idempotency": {"lease_s": LEASE_S}})
+    settings = isolated_settings(tmp_path, triton_models=("chat",), gateway={"idempotency": {"lease_s": LEASE_S}})
     with EmbeddedStack(settings) as running:
         yield running
 

@@ -14,7 +14,7 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
-from tests.support.gateway import wait_until
+from tests.support.gateway import plain_http, wait_until
 from trireme.claims import free_ports
 from trireme.keys import key_store, pepper_file
 from trireme.parts import gateway_environment
@@ -53,7 +53,7 @@ def urls(stack: EmbeddedStack, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 def keys_are_read(url: str) -> bool:
     try:
-        return bool(httpx.get(f"{url}/health/ready").json()["checks"]["keys"] == "ok")
+        return bool(plain_http().get(f"{url}/health/ready").json()["checks"]["keys"] == "ok")
     except httpx.TransportError:
         return False
 
@@ -66,13 +66,13 @@ class Admin:
         self._headers = {"Authorization": f"Bearer {stack.dev_key}"}
 
     def __call__(self, method: str, path: str, body: Any = None) -> Any:
-        answer = httpx.request(method, self._url + path, json=body, headers=self._headers)
+        answer = plain_http().request(method, self._url + path, json=body, headers=self._headers)
         assert answer.is_success, answer.text
         return answer.json()
 
 
 def status(url: str, secret: str) -> int:
-    return httpx.get(f"{url}/v1/models", headers={"Authorization": f"Bearer {secret}"}).status_code
+    return plain_http().get(f"{url}/v1/models", headers={"Authorization": f"Bearer {secret}"}).status_code
 
 
 def within_a_second(condition: Callable[[], bool], what: str) -> None:
@@ -148,7 +148,7 @@ async def is_stored(stack: EmbeddedStack, key_id: str) -> bool:
 
 
 def models(url: str, secret: str) -> list[str]:
-    answer = httpx.get(f"{url}/v1/models", headers={"Authorization": f"Bearer {secret}"})
+    answer = plain_http().get(f"{url}/v1/models", headers={"Authorization": f"Bearer {secret}"})
     return [model["id"] for model in answer.json().get("data", [])]
 
 

@@ -24,7 +24,8 @@ LONG = 400
 def thinking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedStack]:
     """Its template says nothing of thoughts: the setting does."""
     state = tmp_path_factory.mktemp("thinking")
-    with EmbeddedStack(isolated_settings(state, engine="scripted", reasoning_parser="think")) as running:
+    settings = isolated_settings(state, engine="scripted", reasoning_parser="think", triton_models=("chat",))
+    with EmbeddedStack(settings) as running:
         yield running
 
 
