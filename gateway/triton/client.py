@@ -1,4 +1,7 @@
-"""HTTP to Triton: streams, single answers, readiness. Timeouts and sizes are bounded here."""
+"""HTTP to Triton: streams, single answers, readiness. Times and sizes are bounded here.
+
+A crowd that arrives at once keeps the event loop busy for seconds: that must not look like a backend that is silent.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -7,6 +10,7 @@ from contextlib import asynccontextmanager
 import aiohttp
 import msgspec
 
+from gateway.core.bounded import Bounded
 from gateway.core.job import Backend
 from gateway.core.patience import Patience
 from gateway.triton.events import EventSplitter
@@ -75,7 +79,7 @@ class TritonClient:
         """POST for one whole answer: its body and headers. `timeout_s`: for all of it."""
         with faults(backend):
             async with (
-                asyncio.timeout(timeout_s),
+                Bounded(timeout_s),
                 self._session.post(f"{backend.url}{path}", data=body, headers=headers) as response,
             ):
                 if response.status != _OK:
@@ -85,7 +89,7 @@ class TritonClient:
     async def get(self, backend: Backend, path: str, *, timeout_s: float) -> None:
         """GET, and be content with 200."""
         with faults(backend):
-            async with asyncio.timeout(timeout_s), self._session.get(f"{backend.url}{path}") as response:
+            async with Bounded(timeout_s), self._session.get(f"{backend.url}{path}") as response:
                 if response.status != _OK:
                     raise await _refusal(backend, response)
 
@@ -93,7 +97,7 @@ class TritonClient:
         """GET a page of any address that belongs to this server; of a long one the beginning."""
         data = bytearray()
         with faults(backend):
-            async with asyncio.timeout(timeout_s), self._session.get(url) as response:
+            async with Bounded(timeout_s), self._session.get(url) as response:
                 if response.status != _OK:
                     raise await _refusal(backend, response)
                 async for piece in response.content.iter_any():

@@ -11,8 +11,8 @@ import msgspec
 from prometheus_client import Gauge
 from redis.exceptions import NoScriptError, RedisError
 
+from gateway.core.bounded import Bounded
 from gateway.core.settings import Setting
-from gateway.valkey.bounded import Bounded
 from gateway.valkey.wire import Argument, Command
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]

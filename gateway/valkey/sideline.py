@@ -8,8 +8,8 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
+from gateway.core.bounded import Bounded
 from gateway.core.circuit import Circuit
-from gateway.valkey.bounded import Bounded
 from gateway.valkey.connection import Asking, ValkeyAway, ValkeySettings
 from gateway.valkey.wire import Command
 

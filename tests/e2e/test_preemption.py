@@ -25,7 +25,7 @@ pytestmark = pytest.mark.e2e
 INTERACTIVE, BATCH = 0, 2
 SLOTS = 2
 # `MANY_SLOTS=16`: the same with so many slots, in an engine of its own.
-MANY_SLOTS = int(os.environ.get("MANY_SLOTS", "0"))
+MANY_SLOTS = int(os.environ.get("MANY_SLOTS", SLOTS))
 # Natural logarithm: two tokens whose probabilities differ by less are a tie, which rounding decides.
 TIE = 1e-3
 BLOCK = 32
@@ -123,6 +123,16 @@ def engine_host(slots: int, requests: int) -> Iterator[EngineHost]:
 @pytest.fixture(scope="module")
 def host() -> Iterator[EngineHost]:
     with engine_host(SLOTS, requests=1) as host:
+        yield host
+
+
+@pytest.fixture
+def crowded(request: pytest.FixtureRequest) -> Iterator[EngineHost]:
+    """With MANY_SLOTS slots, which MANY_SLOTS=16 makes another engine than that of the other tests."""
+    if MANY_SLOTS == SLOTS:
+        yield request.getfixturevalue("host")
+        return
+    with engine_host(MANY_SLOTS, requests=MANY_SLOTS) as host:
         yield host
 
 
@@ -264,26 +274,24 @@ def surprises(host: EngineHost, prompt: Sequence[int], answer: Sequence[int]) ->
     return [one.top[0].logprob - one.logprob for one in scored]
 
 
-@pytest.mark.skipif(not MANY_SLOTS, reason="MANY_SLOTS=16 starts another engine")
-def test_with_many_slots_paused_answers_are_those_of_an_undisturbed_run(tokenizer: Tokenizer) -> None:
+def test_whatever_has_a_slot_is_paused_and_answers_as_undisturbed(crowded: EngineHost, tokenizer: Tokenizer) -> None:
     """Batches of other sizes round differently. So free answers may part, but only where two tokens are a tie: each
     token of both is the likeliest one after all those before it, and none is lost or repeated.
     """
-    with engine_host(MANY_SLOTS, requests=MANY_SLOTS) as host:
-        ask, work = asking(host, tokenizer), crowd_of(MANY_SLOTS)
-        undisturbed = [ask(text, tokens, BATCH, schema) for text, tokens, schema in work]
-        await_end(*undisturbed)
-        disturbed = [ask(text, tokens, BATCH, schema) for text, tokens, schema in work]
-        for number, size in enumerate((MANY_SLOTS // 2, MANY_SLOTS, MANY_SLOTS)):
-            seen = len(disturbed[0].ids)
-            wait_until(lambda seen=seen: len(disturbed[0].ids) > seen + 4, "batch work goes on")
-            await_end(*(ask(f"{number}, {one}, and quickly:", URGENT_TOKENS, INTERACTIVE) for one in range(size)))
-        await_end(*disturbed)
-        for (text, _, schema), before, after in zip(work, undisturbed, disturbed, strict=True):
-            assert 1 <= after.preemptions <= MAX_PREEMPTIONS
-            assert after.completion == len(after.ids)
-            if schema is not None:
-                assert after.ids == before.ids
-                continue
-            for answer in {tuple(before.ids), tuple(after.ids)}:
-                assert max(surprises(host, tokenizer.encode(text).ids, answer)) < TIE
+    ask, work = asking(crowded, tokenizer), crowd_of(MANY_SLOTS)
+    undisturbed = [ask(text, tokens, BATCH, schema) for text, tokens, schema in work]
+    await_end(*undisturbed)
+    disturbed = [ask(text, tokens, BATCH, schema) for text, tokens, schema in work]
+    for number, size in enumerate((MANY_SLOTS // 2, MANY_SLOTS, MANY_SLOTS)):
+        seen = len(disturbed[0].ids)
+        wait_until(lambda seen=seen: len(disturbed[0].ids) > seen + 4, "batch work goes on")
+        await_end(*(ask(f"{number}, {one}, and quickly:", URGENT_TOKENS, INTERACTIVE) for one in range(size)))
+    await_end(*disturbed)
+    for (text, _, schema), before, after in zip(work, undisturbed, disturbed, strict=True):
+        assert 1 <= after.preemptions <= MAX_PREEMPTIONS
+        assert after.completion == len(after.ids)
+        if schema is not None:
+            assert after.ids == before.ids
+            continue
+        for answer in {tuple(before.ids), tuple(after.ids)}:
+            assert max(surprises(crowded, tokenizer.encode(text).ids, answer)) < TIE

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from gateway.valkey.bounded import Bounded
+from gateway.core.bounded import Bounded
 
 
 async def test_what_never_comes_times_out() -> None:

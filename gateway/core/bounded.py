@@ -3,8 +3,8 @@
 import asyncio
 from types import TracebackType
 
-# A timer that fires this late tells that the event loop was busy: the answer may be here and unread.
-_LATE_S = 0.005
+# A timer that is late by this share of its time tells that the event loop was busy: the answer may be here, unread.
+_LATE = 0.1
 _EXTENSIONS = 3
 
 
@@ -39,7 +39,7 @@ class Bounded:
 
     def _look(self) -> None:
         now = self._loop.time()
-        if now - self._due > _LATE_S and self._extensions < _EXTENSIONS:
+        if now - self._due > _LATE * self._seconds and self._extensions < _EXTENSIONS:
             self._extensions += 1
             self._due = now + self._seconds
             self._timer = self._loop.call_at(self._due, self._look)
