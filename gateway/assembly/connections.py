@@ -95,7 +95,7 @@ async def valkey(app: web.Application) -> AsyncIterator[None]:
         app[REDIS] = redis
         wire, aside = (ClusterWire(url) if cluster else Wire.to(url) for _ in range(2))
         app[VALKEY] = Valkey(wire, app[SETTINGS].valkey, app[METRICS].valkey_degraded)
-        app[SIDELINE] = SideLine(aside, app[SETTINGS].valkey)
+        app[SIDELINE] = SideLine(aside, app[SETTINGS].valkey, lambda: app[VALKEY].available)
         app[OUTBOX] = Outbox(app[VALKEY])
         app[TASKS].keep("watch Valkey", app[VALKEY].watch)
         app[TASKS].keep("send outbox", app[OUTBOX].run)

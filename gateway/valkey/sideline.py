@@ -15,12 +15,23 @@ from gateway.valkey.wire import Command
 
 
 class SideLine:
-    """`clock`: monotonic seconds. It connects with the first command."""
+    """Who does not answer is waited for once, and then once in `retry_s`. It connects with the first command.
 
-    def __init__(self, wire: Asking, settings: ValkeySettings, clock: Callable[[], float] = time.monotonic) -> None:
+    `available`: whether Valkey answers otherwise; nobody waits here for a server that is known to be away. `clock`:
+    monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        wire: Asking,
+        settings: ValkeySettings,
+        available: Callable[[], bool],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._wire = wire
         self._timeout_s = settings.call_timeout_s
-        self._circuit = Circuit(settings.failures, settings.retry_s, clock)
+        self._available = available
+        self._circuit = Circuit(1, settings.retry_s, clock)
 
     @property
     def connected(self) -> bool:
@@ -33,18 +44,15 @@ class SideLine:
         return max(1, round(self._timeout_s * 1000))
 
     async def ask(self, commands: Sequence[Command]) -> list[Any]:
-        """Their answers, in one round trip; an answer can be a RedisError. Raises ValkeyAway, at once after failures in
-        a row.
-        """
-        if not self._circuit.allows():
+        """Their answers, in one round trip, RedisErrors among them. Raises ValkeyAway, at once after a failure."""
+        if not self._available() or not self._circuit.allows():
             raise ValkeyAway
         try:
             async with Bounded(self._timeout_s):
                 answers = await self._wire.ask(commands)
         except (RedisError, TimeoutError, OSError) as error:
             self._circuit.failed()
-            if not self._circuit.closed:
-                self._wire.drop()
+            self._wire.drop()
             raise ValkeyAway from error
         self._circuit.succeeded()
         return answers

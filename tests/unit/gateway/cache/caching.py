@@ -167,7 +167,8 @@ class Gateway:
         self.shelf = Shelf(self.valkey, self.outbox, settings, name, self.metrics.cache_stores)
         self.memory = Memory(settings.local_bytes, settings.local_s, lambda: self.now)
         self.plans = Plans()
-        side = SideLine(aside, ValkeySettings(call_timeout_s=search_patience_s), clock=self._time)
+        patient = ValkeySettings(call_timeout_s=search_patience_s)
+        side = SideLine(aside, patient, lambda: self.valkey.available, clock=self._time)
         self.nearest = build_nearest(
             self.shelf, AtOnce(), side, settings, self.metrics, clock=self._time, monotonic=self._time
         )
