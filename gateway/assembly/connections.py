@@ -16,6 +16,7 @@ from gateway.telemetry.tasks import Tasks
 from gateway.telemetry.traces import Traces
 from gateway.tokens.offload import Offload
 from gateway.triton.client import TritonClient
+from gateway.triton.connector import Connector
 from gateway.valkey.client import client
 from gateway.valkey.cluster import ClusterWire
 from gateway.valkey.connection import Valkey
@@ -63,10 +64,9 @@ async def triton(app: web.Application) -> AsyncIterator[None]:
     """Connections suffice for every request that may run, so that aborts and probes never wait for one."""
     settings = app[SETTINGS]
     most = settings.admission.max_running * settings.triton.prompts_at_once + SPARE_CONNECTIONS
-    timeout = aiohttp.ClientTimeout(total=None, sock_connect=settings.triton.connect_timeout_s)
     async with aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=most),
-        timeout=timeout,
+        connector=Connector(settings.triton.connect_timeout_s, most),
+        timeout=aiohttp.ClientTimeout(total=None),
         headers={"accept-encoding": "identity"},
         auto_decompress=False,
         cookie_jar=aiohttp.DummyCookieJar(),
