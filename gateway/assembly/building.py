@@ -17,7 +17,7 @@ from gateway.cache.shelf import Shelf
 from gateway.choosing.chooser import Chooser, Lengths, Planning
 from gateway.choosing.memory import Paces
 from gateway.config import Settings
-from gateway.core.call import Model
+from gateway.core.call import Call, Model
 from gateway.routing.models import Models, read_models
 from gateway.routing.router import Router
 from gateway.telemetry.metrics import Metrics
@@ -83,13 +83,14 @@ def build_chooser(settings: Settings, metrics: Metrics, known: Known, plans: Pla
 
 @dataclass(frozen=True)
 class Helpers:
-    """What the cache works with."""
+    """What the cache works with. `limited`: whether limits ask Valkey about a call."""
 
     valkey: Valkey
     aside: SideLine
     outbox: Outbox
     plans: Plans
     threads: Offload
+    limited: Callable[[Call], bool]
 
 
 def build_cache(settings: Settings, metrics: Metrics, helpers: Helpers, serving_of: ServingOf) -> tuple[Cache, Nearest]:
@@ -100,7 +101,7 @@ def build_cache(settings: Settings, metrics: Metrics, helpers: Helpers, serving_
     encoder = settings.models.embedding_model_name
     nearest = build_nearest(shelf, helpers.threads, helpers.aside, own, metrics, cluster=settings.auth.valkey_cluster)
     semantic = Semantic(shelf, helpers.plans, nearest, own, metrics, encoder=encoder)
-    return Cache(shelf, memory, own, metrics, serving_of, semantic=semantic), nearest
+    return Cache(shelf, memory, own, metrics, serving_of, semantic=semantic, limited=helpers.limited), nearest
 
 
 def build_nearest(

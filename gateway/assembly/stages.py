@@ -186,7 +186,7 @@ async def watch(app: web.Application) -> AsyncIterator[None]:
 
 
 def _cache(app: web.Application) -> Cache:
-    helpers = Helpers(app[VALKEY], app[SIDELINE], app[OUTBOX], app[PLANS], app[SEARCHING])
+    helpers = Helpers(app[VALKEY], app[SIDELINE], app[OUTBOX], app[PLANS], app[SEARCHING], app[LIMITER].asks)
     app[CACHE], nearest = build_cache(app[SETTINGS], app[METRICS], helpers, app[ROUTER].serving)
     app[TASKS].keep("read what was asked", nearest.run)
     return app[CACHE]

@@ -61,8 +61,8 @@ class _Case:
 
 
 class Cache:
-    """`serving_of` must tell apart whatever answers differently under one name. `clock`: Unix seconds; `random_share`:
-    in [0, 1[.
+    """`serving_of` must tell apart whatever answers differently under one name. `limited`: whether limits ask Valkey of
+    a call. `clock`: Unix seconds; `random_share`: in [0, 1[.
     """
 
     def __init__(
@@ -74,6 +74,7 @@ class Cache:
         serving_of: ServingOf,
         *,
         semantic: Semantic,
+        limited: Callable[[Call], bool],
         clock: Callable[[], float] = time.time,
         random_share: Callable[[], float] = random.random,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -83,6 +84,7 @@ class Cache:
         self._settings = settings
         self._serving_of = serving_of
         self._semantic = semantic
+        self._limited = limited
         self._clock = clock
         self._random_share = random_share
         self._sleep = sleep
@@ -98,14 +100,14 @@ class Cache:
     ) -> Iterator[Callable[[], Awaitable[None]]]:
         """What answers from the cache, from a flight, or by `compute`, which gets this call or one in its place.
 
-        Valkey is asked at once, so that whoever decides whether it is answered at all asks in the same round trip.
+        Where limits ask Valkey, it is asked here first, so that both are one round trip.
         """
         case = self._case(call, job, reply, compute)
         if isinstance(case, str):
             yield partial(self._bypass, call, case, reply, compute)
             return
-        known = self._here(case) is not None or self._flight(case) is not None
-        asking = None if known else asyncio.get_running_loop().create_task(self._ask(case))
+        early = self._limited(call) and self._here(case) is None and self._flight(case) is None
+        asking = asyncio.get_running_loop().create_task(self._ask(case)) if early else None
         try:
             yield partial(self._answer, case, asking)
         except BaseException:  # cancellations too

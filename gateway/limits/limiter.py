@@ -15,7 +15,7 @@ from gateway.limits.answers import error_of, headers_of
 from gateway.limits.local import Local
 from gateway.limits.settings import LimitSettings
 from gateway.limits.shared import Shared
-from gateway.limits.terms import Ask, Settlement, Verdict, scopes_of, scopes_of_model
+from gateway.limits.terms import Ask, Scope, Settlement, Verdict, scopes_of, scopes_of_model
 from gateway.telemetry.metrics import Metrics
 from gateway.valkey.connection import Valkey, ValkeyAway
 from gateway.valkey.outbox import Outbox
@@ -83,6 +83,10 @@ class Limiter:
         self._settle(call, held, refused=False)
         self._learn_from(call)
 
+    def asks(self, call: Call) -> bool:
+        """Whether `hold` has anything to reserve, for which it asks Valkey."""
+        return bool(_scopes(call))
+
     async def heartbeat(self) -> None:
         """One sign of life of everything that is held; a task calls it again and again."""
         await asyncio.sleep(self._heartbeat_s)
@@ -110,12 +114,8 @@ class Limiter:
         return _Held(ask, local)
 
     def _ask(self, call: Call) -> Ask | None:
-        if call.caller is None or call.model is None:
-            return None
-        scopes = scopes_of(call.caller)
-        if call.model.limits is not NO_LIMITS:
-            scopes = (*scopes, *scopes_of_model(call.caller.tenant, call.model))
-        if not scopes:
+        scopes = _scopes(call)
+        if not scopes or call.caller is None or call.model is None:
             return None
         price = self._price(call.model, call.prompt_cost, call.cost - call.prompt_cost, 0)
         return Ask(call.uid, call.caller.tenant, scopes, call.cost, price)
@@ -162,3 +162,12 @@ class Limiter:
             self._degraded = not shared
             self._gauge.set(int(self._degraded))
             log.warning("limits: %s", "shared with other gateways again" if shared else self.state)
+
+
+def _scopes(call: Call) -> tuple[Scope, ...]:
+    if call.caller is None or call.model is None:
+        return ()
+    scopes = scopes_of(call.caller)
+    if call.model.limits is not NO_LIMITS:
+        scopes = (*scopes, *scopes_of_model(call.caller.tenant, call.model))
+    return scopes

@@ -189,6 +189,7 @@ class Gateway:
             self.metrics,
             lambda _: self.serving,
             semantic=self.semantic,
+            limited=lambda _: True,
             clock=lambda: self.now,
             random_share=lambda: 0.5,
             sleep=lambda _: self.outbox.flush(),
