@@ -354,6 +354,7 @@ FAULTS: dict[str, Callable[[Fleet], None]] = {
 }
 
 
+@pytest.mark.timeout(300 + SOAK_S)
 def test_a_soak_with_losses_answers_everything_and_fails_nothing_that_could_be_tried_again(fleet: Fleet) -> None:
     """`SOAK_S` seconds of it. Losses come one at a time, each when the one before is mended: somebody is always well.
 
