@@ -3,16 +3,14 @@
 import asyncio
 import socket
 import struct
-import threading
 from contextlib import suppress
-from types import TracebackType
-from typing import Self
+
+from tests.support.threaded import ThreadedServer
 
 CHUNK = 1 << 16
-START_S = 10.0
 
 
-class FaultyProxy:
+class FaultyProxy(ThreadedServer):
     """Before `host`:`port`, on a free port of 127.0.0.1. The faults may be set at any time, from any thread.
 
     `delay_s`: before each piece goes on, in both directions. `black_hole`: what comes is swallowed, connections stay.
@@ -20,58 +18,21 @@ class FaultyProxy:
     """
 
     def __init__(self, host: str, port: int) -> None:
+        super().__init__()
         self._target = (host, port)
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._run, name="faulty-proxy", daemon=True)
-        self._up = threading.Event()
-        self._end = asyncio.Event()
-        self._clients: set[asyncio.StreamWriter] = set()
         self.delay_s = 0.0
         self.black_hole = False
         self.refusing = False
         self.connections = 0
-        self.port = 0
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        if not self._up.wait(START_S):
-            raise TimeoutError("the proxy did not start")
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._loop.call_soon_threadsafe(self._end.set)
-        self._thread.join(START_S)
-
-    @property
-    def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/0"
 
     def reset(self) -> None:
-        self._loop.call_soon_threadsafe(self._reset_all)
+        self._loop.call_soon_threadsafe(self.leave)
 
     def heal(self) -> None:
         """No fault any more; connections that are open stay."""
         self.delay_s, self.black_hole, self.refusing = 0.0, False, False
 
-    def _run(self) -> None:
-        self._loop.run_until_complete(self._serve())
-        self._loop.close()
-
-    async def _serve(self) -> None:
-        server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        self.port = server.sockets[0].getsockname()[1]
-        self._up.set()
-        await self._end.wait()
-        server.close()
-        self._reset_all()
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         if self.refusing:
             _reset(writer)
@@ -99,7 +60,7 @@ class FaultyProxy:
             sink.write(piece)
             await sink.drain()
 
-    def _reset_all(self) -> None:
+    def leave(self) -> None:
         for writer in list(self._clients):
             _reset(writer)
 

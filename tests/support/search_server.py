@@ -7,17 +7,17 @@ FT.CREATE and FT.SEARCH of valkey-search 1.0 to 1.2 and of RediSearch 2.4 and la
 
 import asyncio
 import re
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import hiredis
 import numpy as np
 from redis import Redis
 
-START_S: Final = 10.0
+from tests.support.threaded import ThreadedServer
+
 K_MOST: Final = 10_000
 DIMENSIONS_MOST: Final = 32_768
 TIMEOUT_MOST_MS: Final = 60_000
@@ -171,44 +171,28 @@ def _options(arguments: Arguments) -> tuple[dict[str, bytes], tuple[str, ...], i
     return params, returned, limit
 
 
-class SearchServer:
-    """On a free port of 127.0.0.1, in a thread of its own; `url`: of the real Valkey. May be set at any time:
+class SearchServer(ThreadedServer):
+    """`url`: of the real Valkey. May be set at any time:
 
     `offers`: whether the module is loaded. `broken`: whether every search fails, `hangs`: is never answered,
     `careless`: forgets what it should filter. `asked`: the commands of the module.
     """
 
     def __init__(self, url: str) -> None:
+        super().__init__()
         self._redis = Redis.from_url(url)
         given = self._redis.connection_pool.connection_kwargs
         self._target = (given["host"], given["port"])
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._run, name="search-server", daemon=True)
-        self._up = threading.Event()
-        self._end = asyncio.Event()
-        self._clients: set[asyncio.StreamWriter] = set()
         self.schemas: dict[str, Schema] = {}
         self.asked: list[list[bytes]] = []
         self.offers = True
         self.broken = self.hangs = self.careless = False
-        self.port = 0
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        if not self._up.wait(START_S):
-            raise TimeoutError("the server did not start")
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._loop.call_soon_threadsafe(self._end.set)
-        self._thread.join(START_S)
+        super().__exit__(kind, error, trace)
         self._redis.close()
-
-    @property
-    def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/0"
 
     def begin(self) -> None:
         """As new."""
@@ -223,22 +207,7 @@ class SearchServer:
     def commands(self, name: str) -> list[list[bytes]]:
         return [words for words in self.asked if words[0] == name.encode()]
 
-    def _run(self) -> None:
-        self._loop.run_until_complete(self._serve())
-        self._loop.close()
-
-    async def _serve(self) -> None:
-        server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        self.port = server.sockets[0].getsockname()[1]
-        self._up.set()
-        await self._end.wait()
-        server.close()
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._clients.add(writer)
         upstream_reader, upstream = await asyncio.open_connection(*self._target)
         commands = hiredis.Reader()

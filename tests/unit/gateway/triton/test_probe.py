@@ -1,7 +1,5 @@
 """What the gateway learns of a Triton server by asking."""
 
-from collections.abc import AsyncIterator
-
 import aiohttp
 import pytest
 
@@ -14,15 +12,8 @@ from tests.fakes.triton import FakeTriton
 
 
 @pytest.fixture
-async def triton() -> AsyncIterator[FakeTriton]:
-    async with FakeTriton().serve() as fake:
-        yield fake
-
-
-@pytest.fixture
-async def probe() -> AsyncIterator[TritonProbe]:
-    async with aiohttp.ClientSession() as session:
-        yield TritonProbe(TritonClient(session, TritonSettings()), ["chat"], 5.0, 5.0)
+def probe(client: TritonClient) -> TritonProbe:
+    return TritonProbe(client, ["chat"], 5.0, 5.0)
 
 
 async def test_versions_and_the_load_of_the_busiest_engine_are_told(triton: FakeTriton, probe: TritonProbe) -> None:

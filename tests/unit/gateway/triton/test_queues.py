@@ -1,15 +1,11 @@
 """What waits inside Triton, as its metrics page tells."""
 
-from collections.abc import AsyncIterator
-
-import aiohttp
 import pytest
 
 from gateway.core.job import Backend
 from gateway.triton.client import TritonClient
 from gateway.triton.probe import TritonProbe
 from gateway.triton.queues import SILENT_S, Queues
-from gateway.triton.settings import TritonSettings
 from tests.fakes.triton import FakeTriton
 
 
@@ -19,18 +15,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
-
-
-@pytest.fixture
-async def triton() -> AsyncIterator[FakeTriton]:
-    async with FakeTriton().serve() as fake:
-        yield fake
-
-
-@pytest.fixture
-async def client() -> AsyncIterator[TritonClient]:
-    async with aiohttp.ClientSession() as session:
-        yield TritonClient(session, TritonSettings())
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from gateway.cache.keys import questions_of
 from gateway.cache.semantic.nearest import NEAREST
 from gateway.cache.semantic.queries import OFFERED, create_command, is_offered, nearest_in, search_command
 from gateway.cache.semantic.question import Question, owner_tag
-from tests.support.search_server import Arguments, Refused, parse_create, parse_search
+from tests.support.search_server import Arguments, Refused, Schema, parse_create, parse_search
 
 ASKED = Question("Why?", "p0a")
 VECTOR = np.array([1.0, 0.0, -2.0], dtype=np.float32)
@@ -108,9 +108,14 @@ def test_an_answer_without_hits_has_none(answer: Any) -> None:
     assert nearest_in(answer, "acme", ASKED, 0.9) == []
 
 
-def test_the_stand_in_takes_exactly_these() -> None:
-    name, schema = parse_create(Arguments(words(create_command(3))[1:]))
-    _, search = parse_search(Arguments(words(search_command("acme", ASKED, VECTOR, 50))[1:]), {name: schema})
+@pytest.fixture
+def schemas() -> dict[str, Schema]:
+    """After the order to index vectors of three dimensions."""
+    return dict([parse_create(Arguments(words(create_command(3))[1:]))])
+
+
+def test_the_stand_in_takes_exactly_these(schemas: dict[str, Schema]) -> None:
+    _, search = parse_search(Arguments(words(search_command("acme", ASKED, VECTOR, 50))[1:]), schemas)
     assert (search.tags, search.k, search.limit) == ((("owner", OWN), ("partition", "p0a")), NEAREST, NEAREST)
     assert search.vector.tobytes() == BYTES
 
@@ -128,11 +133,10 @@ def test_the_stand_in_takes_exactly_these() -> None:
     ],
     ids=["index", "option", "dialect", "parameter", "vector", "sorting", "no time"],
 )
-def test_the_stand_in_refuses_what_servers_refuse(good: bytes, bad: bytes) -> None:
-    name, schema = parse_create(Arguments(words(create_command(3))[1:]))
+def test_the_stand_in_refuses_what_servers_refuse(schemas: dict[str, Schema], good: bytes, bad: bytes) -> None:
     said = [bad if word == good else word for word in words(search_command("acme", ASKED, VECTOR, 50))[1:]]
     with pytest.raises(Refused):
-        parse_search(Arguments(said), {name: schema})
+        parse_search(Arguments(said), schemas)
 
 
 @pytest.mark.parametrize(
@@ -146,12 +150,11 @@ def test_the_stand_in_refuses_what_servers_refuse(good: bytes, bad: bytes) -> No
         b"(@owner:{a})",
     ],
 )
-def test_the_stand_in_refuses_queries_that_are_none(query: bytes) -> None:
-    name, schema = parse_create(Arguments(words(create_command(3))[1:]))
+def test_the_stand_in_refuses_queries_that_are_none(schemas: dict[str, Schema], query: bytes) -> None:
     said = words(search_command("acme", ASKED, VECTOR, 50))[1:]
     said[1] = query
     with pytest.raises(Refused):
-        parse_search(Arguments(said), {name: schema})
+        parse_search(Arguments(said), schemas)
 
 
 @pytest.mark.parametrize(
