@@ -1,5 +1,7 @@
 """What the tests of routing share: a clock, a probe that does as it is told, and calls."""
 
+from contextlib import suppress
+
 from prometheus_client import CollectorRegistry
 
 from gateway.core.call import Call, Caller, Model
@@ -91,3 +93,11 @@ async def where(router: Router, call: Call | None = None) -> str:
     """The id of the backend that takes a call and serves it well."""
     async with router.lease(call or new_call()) as backend:
         return backend.name
+
+
+async def fail(router: Router, error: GatewayError, times: int = 1) -> None:
+    """With this error, so many leases in a row."""
+    for _ in range(times):
+        with suppress(type(error)):
+            async with router.lease(new_call()):
+                raise error
