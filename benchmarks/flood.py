@@ -15,7 +15,7 @@ from statistics import quantiles
 
 import aiohttp
 
-from benchmarks.load import Target, stream
+from benchmarks.load import Target, beside, stream
 from benchmarks.report import machine, publish, table
 from trireme.keys import key_store, tenant_store
 from trireme.stack import EmbeddedStack, isolated_settings
@@ -95,15 +95,12 @@ async def flood(target: Target) -> AsyncIterator[None]:
         while True:
             await ask(session, target, dice.randint(*FLOOD_TOKENS))
 
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-        tasks = [asyncio.create_task(client(session)) for _ in range(FLOOD)]
+    async with (
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
+        beside(client(session) for _ in range(FLOOD)),
+    ):
         await asyncio.sleep(3 * TOKENS * TOKEN_MS / 1000)
-        try:
-            yield
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        yield
 
 
 async def ask(session: aiohttp.ClientSession, target: Target, tokens: int = TOKENS) -> float:

@@ -3,7 +3,8 @@
 import asyncio
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from random import Random
 from typing import Any, Final
@@ -102,6 +103,18 @@ async def stream(
     text = "".join(json.loads(line[6:])["choices"][0]["delta"]["content"] for line in lines)
     cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
     return Answer(first, total, tokens, usage["prompt_tokens"], cached, text)
+
+
+@asynccontextmanager
+async def beside(work: Iterable[Coroutine[Any, Any, None]]) -> AsyncIterator[None]:
+    """All of it runs while inside, and is cancelled then."""
+    tasks = [asyncio.create_task(one) for one in work]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def first_ms(answers: Sequence[Answer], percent: int) -> float:

@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+from benchmarks.load import beside
 from benchmarks.report import machine, publish, table
 from python_backends.llm.engine import EngineRequest
 from python_backends.llm.vllm_engine import VllmEngine
@@ -139,13 +140,8 @@ async def batch_work(source: Source, streams: int) -> AsyncIterator[None]:
         while True:
             await source.ask(BATCH_TOKENS, BATCH)
 
-    tasks = [asyncio.create_task(stream(number)) for number in range(streams)]
-    try:
+    async with beside(stream(number) for number in range(streams)):
         yield
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def percentile(seconds: Sequence[float], percent: int) -> float:
